@@ -1,0 +1,65 @@
+"""The seam to where policies are kept (a persistent cache, RFC 8461 §10.2)."""
+
+from datetime import datetime
+from typing import Protocol
+
+from policy.findings import CachedPolicy, FetchFailure, PolicyState
+from policy.requirement import ResultType
+
+
+class PolicyStore(Protocol):
+    """Keeps policies across restarts; shared by all processes of a node or cluster.
+
+    Each call is atomic and durable before it returns. A row that cannot be read back as a valid policy counts as
+    absent and is logged, never raised. Nothing is evicted while it is unexpired (RFC 8461 §10.2).
+    """
+
+    async def get(self, policy_domain: str) -> PolicyState | None: ...
+
+    async def put(self, cached: CachedPolicy) -> None:
+        """Store a freshly fetched policy; clears the failure. Of two writers the newest `fetched_at` stays."""
+        ...
+
+    async def note_failure(self, policy_domain: str, failure: FetchFailure) -> None:
+        """Remember a failed fetch. The cached policy, if any, stays untouched (RFC 8461 §3.3)."""
+        ...
+
+    async def note_unknown(self, policy_domain: str, since: datetime | None) -> None:
+        """Set or (with None) end the run of unanswered `_mta-sts` queries. An existing start is kept."""
+        ...
+
+    async def due_for_refresh(self, fetched_before: datetime, now: datetime, limit: int) -> list[PolicyState]:
+        """Unexpired policies last fetched before the given time, the oldest first."""
+        ...
+
+    async def forget(self, policy_domain: str) -> bool:
+        """Remove all that is known of a domain; True if there was something."""
+        ...
+
+    async def states(self, limit: int = 10_000) -> list[PolicyState]:
+        """All domains, by name; for `policy list` and the gauges."""
+        ...
+
+    async def prune(self, now: datetime) -> int:
+        """Remove expired policies and old failures; returns how many rows went."""
+        ...
+
+
+class PolicyFetcher(Protocol):
+    """Fetches a policy file over HTTPS (RFC 8461 §3.3), within one deadline for the whole request."""
+
+    async def fetch(self, policy_domain: str) -> bytes:
+        """Return the body of https://mta-sts.<domain>/.well-known/mta-sts.txt.
+
+        Raises FetchFailedError with the RFC 8460 result type and the exact reason; never anything else.
+        """
+        ...
+
+
+class FetchFailedError(Exception):
+    """The policy could not be fetched. `detail` is one line, fit for a log and an NDR."""
+
+    def __init__(self, result_type: ResultType, detail: str) -> None:
+        super().__init__(detail)
+        self.result_type = result_type
+        self.detail = detail
