@@ -1,0 +1,1 @@
+"""To the recipients: route, plan, pool, client, worker."""

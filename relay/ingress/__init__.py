@@ -1,0 +1,1 @@
+"""From the legacy MTA: listener, session, access, trace."""

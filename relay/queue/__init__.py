@@ -1,0 +1,1 @@
+"""The life of a message: its words and its rules. Pure."""

@@ -1,0 +1,172 @@
+"""What one delivery attempt did, host by host, and what it meant for each recipient. **Pure.**
+
+The record is stored; NDR, `queue show`, trace and logs are views of it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from policy.requirement import Level, MxMatch
+from policy.tls_facts import TlsFailure, TlsSession
+from relay.status import Reply, Status
+
+
+class Phase(Enum):
+    """How far a host came; ordered as SMTP goes, so that "the host that came furthest" can be asked."""
+
+    ROUTE = 0
+    CONNECT = 1
+    GREETING = 2
+    EHLO = 3
+    STARTTLS = 4
+    HANDSHAKE = 5
+    MAIL = 6
+    RCPT = 7
+    DATA = 8
+    CONTENT = 9
+    END_OF_DATA = 10
+
+
+class FailureKind(Enum):
+    """Why a host, or the whole route, could not be used."""
+
+    MX_NOT_IN_POLICY = "mx-not-in-policy"
+    CERTIFICATE = "certificate"
+    STARTTLS_MISSING = "starttls-missing"
+    STARTTLS_REFUSED = "starttls-refused"
+    HANDSHAKE = "handshake"
+    POLICY_UNKNOWN = "policy-unknown"
+    DNS_UNKNOWN = "dns-unknown"
+    DOMAIN_ABSENT = "domain-absent"
+    NULL_MX = "null-mx"
+    NO_ADDRESS = "no-address"
+    ADDRESS_REFUSED = "address-refused"
+    LOOP = "loop"
+    TIMEOUT = "timeout"
+    CONNECTION_REFUSED = "connection-refused"
+    BROKEN_OFF = "broken-off"
+    PROTOCOL = "protocol"
+    REPLY = "reply"
+    EIGHT_BIT = "eight-bit-not-supported"
+    SMTPUTF8 = "smtputf8-not-supported"
+    TOO_LARGE = "too-large"
+    INTERNAL = "internal"
+
+    @property
+    def refusal(self) -> bool:
+        """Whether security is what refuses; it starts the shorter clock (decision 13) and ranks first in an NDR."""
+        return self in _REFUSALS
+
+
+_REFUSALS = frozenset(
+    {
+        FailureKind.MX_NOT_IN_POLICY,
+        FailureKind.CERTIFICATE,
+        FailureKind.STARTTLS_MISSING,
+        FailureKind.STARTTLS_REFUSED,
+        FailureKind.HANDSHAKE,
+    }
+)
+
+
+class Security(Enum):
+    """How a session was protected; the label of the deliveries metric."""
+
+    PLAINTEXT = "plaintext"
+    OPPORTUNISTIC = "opportunistic"
+    STS = "sts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFailure:
+    """Why one host could not take the message. Concerns the host, not the recipient.
+
+    `detail` is one cleaned line. `reply` is set only if the host really gave one; `tls` if TLS is what failed.
+    """
+
+    kind: FailureKind
+    detail: str
+    reply: Reply | None = None
+    tls: TlsFailure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAttempt:
+    """One host (at one address, unless it was never contacted) in one attempt.
+
+    `failure` None means that the host answered for every recipient that it was offered; what it answered is in
+    the outcomes. `testing_failure` is what a policy in testing mode would have refused (decision 6).
+    """
+
+    mx_host: str
+    address: str | None
+    port: int
+    phase: Phase
+    level: Level
+    mx_match: MxMatch
+    security: Security | None = None
+    tls: TlsSession | None = None
+    reply: Reply | None = None
+    failure: HostFailure | None = None
+    testing_failure: TlsFailure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFacts:
+    """The MTA-STS policy that was in force at the attempt. `mx` are its patterns."""
+
+    policy_domain: str
+    record_id: str
+    mode: str
+    mx: tuple[str, ...]
+    fetched_at: datetime
+    expires_at: datetime
+
+
+class Action(Enum):
+    """What an attempt meant for one recipient."""
+
+    DELIVERED = "delivered"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one attempt meant for one recipient. Exactly one per recipient and attempt, or the attempt is void.
+
+    `reply` is the remote's own, else None and `diagnostic` is ours. `refused`: security is what refuses.
+    `dsn_passed_on`: the next hop offers DSN and got the parameters, so success is its to report (RFC 3461 §5.2.1).
+    """
+
+    recipient_id: int
+    action: Action
+    status: Status
+    diagnostic: str
+    reply: Reply | None = None
+    remote_mta: str | None = None
+    remote_address: str | None = None
+    security: Security | None = None
+    refused: bool = False
+    dsn_passed_on: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt at one job, as it is stored.
+
+    `record_checked`: `_mta-sts` was asked past our caches, without which a refusal may not become final
+    (RFC 8461 §5). `policy_problem` says what is wrong with the policy host or record, "" if nothing.
+    `failure` is set when there was no host to try (DNS, null MX, loop).
+    """
+
+    number: int
+    started_at: datetime
+    finished_at: datetime
+    hosts: tuple[HostAttempt, ...]
+    outcomes: tuple[Outcome, ...]
+    policy: PolicyFacts | None = None
+    policy_problem: str = ""
+    record_checked: bool = False
+    failure: HostFailure | None = None

@@ -1,0 +1,170 @@
+"""A message in the queue: envelope, recipients, where it came from (RFC 5321, RFC 3461, RFC 6531). **Pure.**"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+
+
+class Notify(Enum):
+    """NOTIFY of RCPT (RFC 3461 §4.1)."""
+
+    NEVER = "NEVER"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    DELAY = "DELAY"
+
+
+class Ret(Enum):
+    """RET of MAIL (RFC 3461 §4.3)."""
+
+    FULL = "FULL"
+    HDRS = "HDRS"
+
+
+class Origin(Enum):
+    """Who made the message: a client of ours, or the relay itself (NDR, delay notice, success notice)."""
+
+    CLIENT = "client"
+    RELAY = "relay"
+
+
+class State(Enum):
+    """States of the recipients of one job (design §4). The last three are final."""
+
+    QUEUED = "queued"
+    LEASED = "leased"
+    HELD = "held"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    DROPPED = "dropped"
+
+
+class HoldReason(Enum):
+    """Why a job is held."""
+
+    OPERATOR = "operator"
+    POISON = "suspected-poison"
+    DOUBLE_BOUNCE = "double-bounce"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What MAIL said. `reverse_path` is "" for the null reverse-path; `envid` is the xtext as it was received."""
+
+    reverse_path: str
+    ret: Ret | None = None
+    envid: str | None = None
+    smtputf8: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRecipient:
+    """One accepted forward-path (RFC 5321 §4.1.1.3) with its DSN options (RFC 3461 §4).
+
+    `destination` is the domain in canonical form (policy.names.to_domain), or the address literal in lower case.
+    `notify` None means that NOTIFY was absent, which is not the same as any value. `orcpt` is the parameter's
+    value as it was received, letter for letter.
+    """
+
+    forward_path: str
+    destination: str
+    notify: frozenset[Notify] | None = None
+    orcpt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipient:
+    """A recipient in the queue, still waiting; `id` is the store's and unique within it."""
+
+    id: int
+    forward_path: str
+    notify: frozenset[Notify] | None = None
+    orcpt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """Who handed us the message. `address` is "" for messages of our own; `tls` is e.g. "TLSv1.3"."""
+
+    address: str = ""
+    helo: str = ""
+    tls_version: str | None = None
+    tls_cipher: str | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredContent:
+    """Content that is already in the store under an id that no message names yet (large uploads)."""
+
+    content_id: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMessage:
+    """A message to be committed. Content is complete, CRLF throughout, our Received: on top, no dot-stuffing.
+
+    `eight_bit`: an octet above 127 anywhere; `utf8_header`: one in the header section or a MIME part header
+    (decision 11: found by scanning). `message_id` is the RFC 5322 Message-ID, "" if there is none.
+    """
+
+    queue_id: str
+    envelope: Envelope
+    recipients: tuple[NewRecipient, ...]
+    content: bytes | StoredContent
+    origin: Origin = Origin.CLIENT
+    message_id: str = ""
+    eight_bit: bool = False
+    utf8_header: bool = False
+    client: Client = field(default_factory=Client)
+
+    def __post_init__(self) -> None:
+        if not self.recipients:
+            raise ValueError("a message needs a recipient")
+
+    @property
+    def size(self) -> int:
+        return len(self.content) if isinstance(self.content, bytes) else self.content.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A committed message without its content."""
+
+    queue_id: str
+    accepted_at: datetime
+    envelope: Envelope
+    size: int
+    origin: Origin = Origin.CLIENT
+    message_id: str = ""
+    eight_bit: bool = False
+    utf8_header: bool = False
+    client: Client = field(default_factory=Client)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to settle a job. `fence` grows with each claim; a settlement with an old one is refused."""
+
+    fence: int
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """The waiting recipients of one message at one destination, leased; the unit of work.
+
+    `attempts` counts the current one, at least 1. `held_for` is the time spent held, which does not count
+    towards expiry. `content` is there when the message was handed over in memory, else the store has it.
+    """
+
+    id: int
+    message: Message
+    destination: str
+    recipients: tuple[Recipient, ...]
+    attempts: int
+    lease: Lease
+    held_for: timedelta = timedelta(0)
+    delay_notified: bool = False
+    content: bytes | None = field(default=None, repr=False, compare=False)

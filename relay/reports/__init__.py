@@ -1,0 +1,1 @@
+"""What senders are told: NDRs, delay notices, success notices (RFC 3464)."""

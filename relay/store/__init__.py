@@ -1,0 +1,1 @@
+"""Where messages and policies are kept: the protocols and their implementations."""
