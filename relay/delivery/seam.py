@@ -1,0 +1,105 @@
+"""The seam between the worker and the network: targets, sessions, what came of a transaction."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from policy.names import IPAddress
+from policy.requirement import Requirement
+from policy.tls_facts import TlsFailure, TlsSession
+from relay.queue.attempt import HostFailure, Phase, Security
+from relay.queue.message import Message, Recipient
+from relay.status import Reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One address of one host, and the conditions under which it may be given mail. The pool's key is all of it."""
+
+    mx_host: str
+    address: IPAddress
+    port: int
+    requirement: Requirement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parcel:
+    """One message for some recipients of one domain. Content is bytes, or a function that streams it anew."""
+
+    message: Message
+    recipients: tuple[Recipient, ...]
+    content: bytes | Callable[[], AsyncIterator[bytes]] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFacts:
+    """How the session is protected. `testing_failure`: what mode testing would have refused (decision 6)."""
+
+    security: Security
+    tls: TlsSession | None = None
+    testing_failure: TlsFailure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendResult:
+    """What a host made of a parcel.
+
+    `replies`: the deciding reply by recipient id - to MAIL if that was refused, to RCPT, to DATA, or to the end of
+    the data. `postponed`: recipients to offer at once in the next transaction on the same host, no attempt charged
+    (452 or 552 after an accepted RCPT, RCPTMAX, the bound of one transaction). Recipients in neither have no
+    answer, and `failure` says why: the host broke off; they are for the next host. `phase` is how far it came.
+    `dsn`: the host offers DSN and got the parameters.
+    """
+
+    replies: Mapping[int, Reply]
+    phase: Phase
+    postponed: tuple[int, ...] = ()
+    failure: HostFailure | None = None
+    dsn: bool = False
+
+
+class HostError(Exception):
+    """The host could not be used for this parcel; nothing was accepted. Never says anything about a recipient."""
+
+    def __init__(
+        self,
+        failure: HostFailure,
+        phase: Phase,
+        *,
+        tls: TlsSession | None = None,
+        testing_failure: TlsFailure | None = None,
+    ) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+        self.phase = phase
+        self.tls = tls
+        self.testing_failure = testing_failure
+
+
+class Session(Protocol):
+    """A connection that meets its target's requirement, lent for one job."""
+
+    @property
+    def facts(self) -> SessionFacts: ...
+
+    async def send(self, parcel: Parcel) -> SendResult:
+        """Run one transaction, at most `max_recipients_per_transaction` of the recipients, in order.
+
+        Raises HostError if the host lacks what the message needs (8BITMIME, SMTPUTF8, SIZE) or broke off before
+        any recipient was answered. Cancelling closes the connection; `committing` tells whether the final dot is out.
+        """
+        ...
+
+    @property
+    def committing(self) -> bool:
+        """True from the final dot until its reply: shutdown waits for these and breaks off the others."""
+        ...
+
+
+class Transport(Protocol):
+    """Opens sessions, or lends open ones."""
+
+    def open(self, target: Target) -> AbstractAsyncContextManager[Session]:
+        """Raises HostError on entering if there can be no session as the requirement demands."""
+        ...
