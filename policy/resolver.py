@@ -1,0 +1,297 @@
+"""The Resolver over dnspython: TTL cache, one question at a time per name, and answers that never raise.
+
+RFC 1035, RFC 2308 (negative caching), RFC 4035 §3.2.3 (the AD bit), RFC 8914 (extended errors).
+Limits: DNSSEC is validated by the name server, which therefore has to be near; see `nameservers.TrustAd`.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from ipaddress import ip_address
+from itertools import chain, zip_longest
+from typing import Any, TypeVar, assert_never
+
+import dns.asyncresolver
+import dns.edns
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.nameserver
+import dns.rcode
+import dns.rdatatype
+import dns.resolver
+from cachetools import TLRUCache
+
+from policy.answers import Absence, Absent, Answer, Found, MxRecord, Unknown, UnknownReason
+from policy.names import InvalidNameError, IPAddress, to_host
+from policy.nameservers import IpFamily, NameServer, TrustAd, believes_ad
+from policy.observer import DnsObserver, DnsResult, NullObserver, RecordType
+from policy.single_flight import SingleFlight
+
+MAX_TTL = timedelta(days=1)
+UNKNOWN_TTL = timedelta(seconds=3)
+"""How long an unanswered question is not asked again: enough to break a burst, too little to hide a recovery."""
+
+_MAX_CNAMES = 8
+_MAX_QUESTIONS = 256
+_PER_SERVER_SECONDS = 2.0
+_SHARE_OF_STUB = 0.9  # so that dnspython, which can say what went wrong, mostly gives up before we do
+_EDNS_PAYLOAD = 1232
+_MAX_DETAIL = 200
+_BOGUS_CODES = frozenset(range(5, 13)) | {25, 27}  # RFC 8914 §4: what a validator says when it does not believe
+_LABEL = re.compile(rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+
+T = TypeVar("T")
+
+
+def system_nameservers(path: str = "/etc/resolv.conf") -> tuple[NameServer, ...]:
+    """Return the name servers of resolv.conf; of `search`, `ndots` and the like nothing is used."""
+    reader = dns.resolver.Resolver(configure=False)
+    try:
+        reader.read_resolv_conf(path)
+    except dns.resolver.NoResolverConfiguration:
+        return ()
+    return tuple(NameServer(address=str(server)) for server in reader.nameservers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    answer: Answer[Any]
+    stored_at: float
+
+
+class DnsResolver:
+    """Implements `policy.answers.Resolver`.
+
+    `timeout` bounds one question with all its retries and name servers. `timer` gives seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        *,
+        nameservers: Sequence[NameServer],
+        timer: Callable[[], float],
+        timeout: timedelta = timedelta(seconds=5),
+        trust_ad: TrustAd = TrustAd.AUTO,
+        ip_family: IpFamily = IpFamily.ANY,
+        cache_size: int = 50_000,
+        observer: DnsObserver | None = None,
+    ) -> None:
+        if not nameservers:
+            raise ValueError("there is no name server to ask")
+        self._stub = dns.asyncresolver.Resolver(configure=False)
+        self._stub.nameservers = [dns.nameserver.Do53Nameserver(ns.address, ns.port) for ns in nameservers]
+        self._stub.timeout = _PER_SERVER_SECONDS
+        self._stub.use_edns(0, 0, _EDNS_PAYLOAD)
+        self._stub.flags = dns.flags.RD | dns.flags.AD  # RFC 6840 §5.7: AD in a question asks for AD in the answer
+        self._trusted = believes_ad(trust_ad, nameservers)
+        self._timeout = timeout
+        self._timer = timer
+        self._ip_family = ip_family
+        self._observer = observer or NullObserver()
+        self._cache: TLRUCache[tuple[RecordType, str], _Stored] = TLRUCache(
+            cache_size, ttu=lambda _, stored, now: now + _ttl(stored.answer).total_seconds(), timer=timer
+        )
+        self._flights: SingleFlight[tuple[RecordType, str], Answer[Any]] = SingleFlight()
+        self._questions = asyncio.Semaphore(_MAX_QUESTIONS)
+
+    async def mx(self, domain: str) -> Answer[MxRecord]:
+        return await self._ask(RecordType.MX, domain, _mx_record)
+
+    async def txt(self, name: str, *, fresh: bool = False) -> Answer[bytes]:
+        return await self._ask(RecordType.TXT, name, lambda rdata: b"".join(rdata.strings), fresh=fresh)
+
+    async def addresses(self, host: str) -> Answer[IPAddress]:
+        wanted = {
+            IpFamily.ANY: (RecordType.AAAA, RecordType.A),
+            IpFamily.IPV4: (RecordType.A,),
+            IpFamily.IPV6: (RecordType.AAAA,),
+        }[self._ip_family]
+        asked = [self._ask(record_type, host, lambda rdata: ip_address(rdata.address)) for record_type in wanted]
+        return _merged(await _gathered(asked))
+
+    async def _ask(
+        self, record_type: RecordType, name: str, read: Callable[[Any], T], *, fresh: bool = False
+    ) -> Answer[T]:
+        key = (record_type, name.lower().removesuffix("."))
+        if not fresh and (stored := self._cache.get(key)) is not None:
+            return self._aged(stored)
+        # Even a fresh question may share one that is under way: its answer comes from the DNS after the asking.
+        return await self._flights.run(key, lambda: self._question(key, read))
+
+    def _aged(self, stored: _Stored) -> Answer[Any]:
+        """Return a stored answer with what is left of its TTL, so that nobody adds up TTLs."""
+        if isinstance(stored.answer, Unknown):
+            return stored.answer
+        return replace(stored.answer, ttl=stored.answer.ttl - timedelta(seconds=self._timer() - stored.stored_at))
+
+    async def _question(self, key: tuple[RecordType, str], read: Callable[[Any], T]) -> Answer[T]:
+        record_type, name = key
+        async with self._questions:
+            answer = await self._resolve(record_type, name, read)
+        self._observer.dns_asked(record_type, _result(answer))
+        self._cache[key] = _Stored(answer, self._timer())
+        return answer
+
+    async def _resolve(self, record_type: RecordType, name: str, read: Callable[[Any], T]) -> Answer[T]:
+        try:
+            qname = dns.name.Name([*(label.encode("ascii") for label in name.split(".")), b""])
+        except (dns.exception.DNSException, UnicodeError):
+            # Such a name cannot be in the DNS, so that it is not there is known.
+            return Absent(absence=Absence.NXDOMAIN, ttl=timedelta(0))
+        try:
+            async with asyncio.timeout(self._timeout.total_seconds()):
+                return await self._follow(record_type, qname, read)
+        except TimeoutError:
+            return Unknown(reason=UnknownReason.TIMEOUT, detail=f"no answer in {self._timeout.total_seconds():g} s")
+        except dns.exception.DNSException as error:
+            return _unknown(error)
+
+    async def _follow(self, record_type: RecordType, qname: dns.name.Name, read: Callable[[Any], T]) -> Answer[T]:
+        """Ask, and ask again where a name server gave a CNAME without what it leads to."""
+        ttl = MAX_TTL
+        authentic = self._trusted
+        for _ in range(_MAX_CNAMES):
+            try:
+                response = await self._stub.resolve(
+                    qname,
+                    dns.rdatatype.from_text(record_type.value),
+                    raise_on_no_answer=False,
+                    search=False,
+                    lifetime=self._timeout.total_seconds() * _SHARE_OF_STUB,
+                )
+            except dns.resolver.NXDOMAIN as error:
+                message: dns.message.QueryMessage = error.response(qname)  # type: ignore[no-untyped-call]
+                ttl = min(ttl, _negative_ttl(message, message.resolve_chaining().minimum_ttl))
+                return Absent(absence=Absence.NXDOMAIN, ttl=ttl, authentic=authentic and _has_ad(message))
+            authentic = authentic and _has_ad(response.response)
+            minimum_ttl = response.chaining_result.minimum_ttl
+            if response.rrset is not None:
+                ttl = min(ttl, timedelta(seconds=minimum_ttl))
+                records = tuple(read(rdata) for rdata in response.rrset)
+                name = _plain(response.canonical_name) or response.canonical_name.to_text(omit_final_dot=True)
+                return Found(records=records, canonical_name=name, ttl=ttl, authentic=authentic)
+            if response.canonical_name == qname or _says_no(response.response):
+                ttl = min(ttl, _negative_ttl(response.response, minimum_ttl))
+                return Absent(absence=Absence.NODATA, ttl=ttl, authentic=authentic)
+            ttl = min(ttl, *(timedelta(seconds=cname.ttl) for cname in response.chaining_result.cnames))
+            qname = response.canonical_name
+        return Unknown(reason=UnknownReason.MALFORMED, detail=f"more than {_MAX_CNAMES} CNAMEs in a chain")
+
+
+async def _gathered(asked: Iterable[Awaitable[Answer[T]]]) -> list[Answer[T]]:
+    async def wait_for(question: Awaitable[Answer[T]]) -> Answer[T]:
+        return await question
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(wait_for(question)) for question in asked]
+    return [task.result() for task in tasks]
+
+
+def _merged(answers: Sequence[Answer[IPAddress]]) -> Answer[IPAddress]:
+    """Put the families together: found in one is found, absent only if absent in all."""
+    found = [answer for answer in answers if isinstance(answer, Found)]
+    unknown = [answer for answer in answers if isinstance(answer, Unknown)]
+    ttl = min(_ttl(answer) for answer in answers)
+    authentic = not unknown and all(answer.authentic for answer in answers if not isinstance(answer, Unknown))
+    if found:
+        alternating = chain.from_iterable(zip_longest(*(answer.records for answer in found)))
+        records = tuple(address for address in alternating if address is not None)
+        return Found(records=records, canonical_name=found[0].canonical_name, ttl=ttl, authentic=authentic)
+    if unknown:
+        return unknown[0]
+    nodata = any(isinstance(answer, Absent) and answer.absence is Absence.NODATA for answer in answers)
+    return Absent(absence=Absence.NODATA if nodata else Absence.NXDOMAIN, ttl=ttl, authentic=authentic)
+
+
+def _ttl(answer: Answer[Any]) -> timedelta:
+    return UNKNOWN_TTL if isinstance(answer, Unknown) else answer.ttl
+
+
+def _result(answer: Answer[Any]) -> DnsResult:
+    match answer:
+        case Found():
+            return DnsResult.FOUND
+        case Absent():
+            return DnsResult(answer.absence.value)
+        case Unknown():
+            return DnsResult(answer.reason.value)
+        case _:
+            assert_never(answer)
+
+
+def _has_ad(message: dns.message.Message) -> bool:
+    return bool(message.flags & dns.flags.AD)
+
+
+def _says_no(message: dns.message.Message) -> bool:
+    """Whether the answer is negative by itself: RFC 2308 §2.2 has an SOA then."""
+    return any(rrset.rdtype == dns.rdatatype.SOA for rrset in message.authority)
+
+
+def _negative_ttl(message: dns.message.Message, minimum_ttl: int) -> timedelta:
+    """RFC 2308 §5: the smaller of the SOA's TTL and its minimum; without an SOA it is not to be cached."""
+    return timedelta(seconds=minimum_ttl if _says_no(message) else 0)
+
+
+def _mx_record(rdata: Any) -> MxRecord:
+    if rdata.exchange == dns.name.root:
+        return MxRecord(preference=rdata.preference, host="")
+    host = _plain(rdata.exchange)
+    if host is None:
+        return MxRecord(
+            preference=rdata.preference, host="", invalid=rdata.exchange.to_text(omit_final_dot=True)[:_MAX_DETAIL]
+        )
+    return MxRecord(preference=rdata.preference, host=host)
+
+
+def _plain(name: dns.name.Name) -> str | None:
+    """Return the name as a canonical host name, or None if it is none.
+
+    Judged by the octets of the labels: the text form escapes odd ones, and then looks like another name.
+    """
+    labels = name.labels[:-1]
+    if not all(_LABEL.fullmatch(label) for label in labels):
+        return None
+    try:
+        return to_host(b".".join(labels).decode("ascii"))
+    except InvalidNameError:
+        return None
+
+
+def _unknown(error: dns.exception.DNSException) -> Unknown:
+    """Say why there is no answer, from what the name servers said one after the other."""
+    failures = error.kwargs.get("errors", []) if error.kwargs else []
+    options = [option for failure in failures if failure[4] is not None for option in failure[4].options]
+    extended = [option for option in options if isinstance(option, dns.edns.EDEOption)]
+    codes = [int(option.code) for option in extended]
+    words = [failure[3] for failure in failures]
+    detail = "; ".join(
+        [f"{failure[0]}: {failure[3]}" for failure in failures[-3:]]
+        + [f"extended error {int(option.code)} {option.text or ''}".strip() for option in extended[:3]]
+    )
+    bogus = next((code for code in codes if code in _BOGUS_CODES), None)
+    return Unknown(
+        reason=UnknownReason.BOGUS if bogus is not None else _reason(error, words),
+        detail=_one_line(detail or str(error)),
+        extended_error=bogus if bogus is not None else next(iter(codes), None),
+    )
+
+
+def _reason(error: dns.exception.DNSException, words: Sequence[object]) -> UnknownReason:
+    if isinstance(error, dns.exception.Timeout):
+        return UnknownReason.TIMEOUT
+    if "SERVFAIL" in words:
+        return UnknownReason.SERVFAIL
+    if "REFUSED" in words:
+        return UnknownReason.REFUSED
+    if words and all(isinstance(word, OSError) for word in words):
+        return UnknownReason.TIMEOUT  # nobody listens there, or no route: nothing was said at all
+    return UnknownReason.MALFORMED
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)[:_MAX_DETAIL]
