@@ -1,0 +1,129 @@
+"""Settings that are each well-formed but impossible together, or on this machine."""
+
+import os
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from relay.config.models import ListenerTable, Settings
+from relay.config.problems import KeyPath, Problem
+
+
+def impossible(settings: Settings) -> Iterator[Problem]:
+    """Yield what this version, or any, cannot do. Looks at nothing but the settings."""
+    if settings.relay.workers > 1:
+        yield Problem(("relay", "workers"), "this version runs one worker process")
+    if settings.store.url != "sqlite":
+        text = (
+            "this version supports sqlite only" if settings.store.url.startswith("postgresql:") else 'must be "sqlite"'
+        )
+        yield Problem(("store", "url"), text)
+    if settings.tls.opportunistic_minimum_version > settings.tls.minimum_version:
+        yield Problem(
+            ("tls", "opportunistic_minimum_version"),
+            "must not be above tls.minimum_version: mail without a policy would be held to more than mail with one",
+        )
+    if settings.queue.expire_refused_after > settings.queue.expire_after:
+        yield Problem(("queue", "expire_refused_after"), "must not be longer than queue.expire_after")
+    if (notice := settings.queue.delay_notice_after) is not None and notice >= settings.queue.expire_after:
+        yield Problem(("queue", "delay_notice_after"), 'must be shorter than queue.expire_after, or "never"')
+    yield from _access(settings)
+    yield from _addresses(settings)
+    for number, listener in enumerate(settings.listener):
+        yield from _listener(("listener", number), listener, settings)
+
+
+def _access(settings: Settings) -> Iterator[Problem]:
+    access = settings.access
+    if not (access.networks or access.users_file or access.certificates):
+        yield Problem(("access", "networks"), "nobody may send: give networks, users_file or certificates")
+    if access.users_file and all(listener.tls == "none" for listener in settings.listener):
+        yield Problem(("access", "users_file"), "needs a listener with TLS: passwords are taken under TLS only")
+    if access.certificates and not any(listener.client_ca for listener in settings.listener):
+        yield Problem(("access", "certificates"), "needs a listener with client_ca")
+
+
+def _addresses(settings: Settings) -> Iterator[Problem]:
+    taken = {settings.http.address: "http.address"} if settings.http.address.port else {}
+    for number, listener in enumerate(settings.listener):
+        if listener.address in taken:
+            yield Problem(("listener", number, "address"), f"the same as {taken[listener.address]}")
+        elif listener.address.port:
+            taken[listener.address] = f"listener[{number + 1}].address"
+
+
+def _listener(path: KeyPath, listener: ListenerTable, settings: Settings) -> Iterator[Problem]:
+    if listener.tls == "none":
+        for key in ("certificate", "key", "client_ca"):
+            if getattr(listener, key):
+                yield Problem((*path, key), 'has no use with tls = "none"')
+    else:
+        for key in ("certificate", "key"):
+            if not getattr(listener, key):
+                yield Problem((*path, key), f'is needed with tls = "{listener.tls}"')
+    if listener.proxy_protocol and not settings.access.proxies:
+        yield Problem((*path, "proxy_protocol"), "needs access.proxies: nobody else may say who the client is")
+
+
+def unusable(settings: Settings) -> Iterator[Problem]:
+    """Yield what cannot work on this machine: files that cannot be read, a state_dir that cannot be written."""
+    if (reason := _not_writable(settings.relay.state_dir)) is not None:
+        yield Problem(("relay", "state_dir"), reason)
+    if (reason := _not_readable(settings.access.users_file)) is not None:
+        yield Problem(("access", "users_file"), reason)
+    if (reason := _not_loadable(settings.tls.ca_file, _load_ca(settings.tls.ca_file))) is not None:
+        yield Problem(("tls", "ca_file"), reason)
+    for number, listener in enumerate(settings.listener):
+        if listener.tls == "none" or not listener.certificate or not listener.key:
+            continue
+        path: KeyPath = ("listener", number)
+        if (reason := _not_readable(listener.key)) is not None:
+            yield Problem((*path, "key"), reason)
+        elif (
+            reason := _not_loadable(listener.certificate, _load_chain(listener.certificate, listener.key))
+        ) is not None:
+            yield Problem((*path, "certificate"), reason)
+        if (reason := _not_loadable(listener.client_ca, _load_ca(listener.client_ca))) is not None:
+            yield Problem((*path, "client_ca"), reason)
+
+
+def _not_writable(directory: Path) -> str | None:
+    """Make the directory if it is not there, private to us, since mail will be in it."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{directory} cannot be made: {error.strerror}"
+    return None if os.access(directory, os.W_OK | os.X_OK, effective_ids=True) else f"{directory} is not writable"
+
+
+def _not_readable(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror}"
+    return None
+
+
+def _load_ca(file: Path | None) -> Callable[[ssl.SSLContext], None]:
+    return lambda context: context.load_verify_locations(file)
+
+
+def _load_chain(certificate: Path, key: Path) -> Callable[[ssl.SSLContext], None]:
+    # An encrypted key would make OpenSSL ask at the terminal; an empty password makes it fail instead.
+    return lambda context: context.load_cert_chain(certificate, key, password="")
+
+
+def _not_loadable(file: Path | None, load: Callable[[ssl.SSLContext], None]) -> str | None:
+    if file is None:
+        return None
+    if (reason := _not_readable(file)) is not None:
+        return reason
+    try:
+        load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    except (ssl.SSLError, OSError) as error:
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            return f"{file} does not belong to the key"
+        return f"{file} cannot be used: {getattr(error, 'reason', None) or error.strerror}"
+    return None
