@@ -1,0 +1,211 @@
+"""The whole relay, end to end: messages per second and CPU per message.
+
+The relay runs as it ships, in a process of its own: SQLite with synchronous=FULL, policy in mode enforce, verified
+TLS, metrics and logs on. The lab's MX host counts, and checks that every message came over TLS; `smtp-source` (Debian's
+postfix) or, without it, the lab's own client offers the load. Writes docs/performance.md. `make bench` runs it.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import shutil
+import signal
+import sqlite3
+import ssl
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay.lab.internet import Lab
+from relay.lab.mx_behaviour import MxBehaviour
+from relay.lab.policy_host import PolicySite
+
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+SESSIONS = 20
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One turn. CPU is user and system time of the relay's process; memory its proportional set size at the end."""
+
+    messages: int
+    seconds: float
+    cpu_seconds: float
+    memory_bytes: int
+    connections: int
+
+    @property
+    def rate(self) -> float:
+        return self.messages / self.seconds
+
+    @property
+    def cpu_per_message_ms(self) -> float:
+        return 1000 * self.cpu_seconds / self.messages
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def memory_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+@asynccontextmanager
+async def relay(lab: Lab, directory: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """Run the relay against the lab; yield its process and its listener's port."""
+    config = directory / "config.toml"
+    config.write_text(f"""
+[relay]
+hostname = "relay.bench.test"
+postmaster = "postmaster@bench.test"
+[[listener]]
+address = "127.0.0.1:12525"
+[dns]
+nameservers = ["{lab.nameserver}"]
+[tls]
+ca_file = "{lab.ca_file}"
+[delivery]
+smtp_port = {lab.smtp_port}
+policy_port = {lab.policy_port}
+allow_private_addresses = true
+[http]
+address = "127.0.0.1:19465"
+""")
+    with (directory / "relay.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "relay.cli", "serve", "--config", str(config), stdout=log, stderr=log
+        )
+    try:
+        await _listening(12525, process)
+        yield process, 12525
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+async def _listening(port: int, process: asyncio.subprocess.Process) -> None:
+    async with asyncio.timeout(30):
+        while process.returncode is None:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+    raise SystemExit("the relay did not start")
+
+
+async def offer(port: int, count: int, size: int, domain: str) -> None:
+    """Offer the messages over 20 sessions, as smtp-source does."""
+    program = shutil.which("smtp-source", path="/usr/sbin:/usr/bin")
+    if program is None:
+        raise SystemExit("smtp-source is not installed (make apt)")
+    process = await asyncio.create_subprocess_exec(
+        program, "-d", "-s", str(SESSIONS), "-m", str(count), "-l", str(size),
+        "-f", "sender@bench.test", "-t", f"user@{domain}", f"inet:127.0.0.1:{port}",
+    )  # fmt: skip
+    if await process.wait() != 0:
+        raise SystemExit("smtp-source failed")
+
+
+async def turn(count: int, size: int) -> Run:
+    """One turn: a fresh lab and a fresh relay; 200 messages to warm up, then `count` that are measured."""
+    with tempfile.TemporaryDirectory(prefix="relay-bench-") as directory:
+        async with Lab(ttl=300, keep_content=False) as lab:
+            domain, warm_up = "one.test", 200
+            await lab.domain(
+                domain,
+                mx=[("mx.one.test", 10, MxBehaviour())],
+                policy=PolicySite(mode="enforce", mx=["mx.one.test"], max_age=86400, id="1"),
+            )
+            host = lab.hosts["mx.one.test"]
+            async with relay(lab, Path(directory)) as (process, port):
+                await offer(port, warm_up, size, domain)
+                await host.wait_for_messages(warm_up, timeout=60)
+                cpu, start = cpu_seconds(process.pid), time.perf_counter()
+                _, messages = await asyncio.gather(
+                    offer(port, count, size, domain), host.wait_for_messages(warm_up + count, timeout=300)
+                )
+                seconds = time.perf_counter() - start
+                await asyncio.sleep(0.2)  # the last settlements
+                if not all(message.tls for message in messages):
+                    raise SystemExit("a message came without TLS")
+                return Run(
+                    messages=count,
+                    seconds=seconds,
+                    cpu_seconds=cpu_seconds(process.pid) - cpu,
+                    memory_bytes=memory_bytes(process.pid),
+                    connections=len(host.sessions),
+                )
+
+
+def report(runs: list[Run], size: int) -> str:
+    def row(name: str, values: list[float], unit: str) -> str:
+        low, middle, high = min(values), statistics.median(values), max(values)
+        return f"| {name} | {low:.3g} | {middle:.3g} | {high:.3g} | {unit} |"
+
+    return "\n".join(
+        [
+            "# Performance",
+            "",
+            "Written by `make bench`; do not edit. A baseline of the whole relay: `smtp-source` offers messages over",
+            f"{SESSIONS} sessions, the relay commits each one (SQLite, synchronous=FULL), enforces the policy and hands",
+            "it over verified TLS to one MX host, with metrics and logs on. Load generator, relay and MX host (asyncio,",
+            "in Python) share the machine.",
+            "",
+            f"{len(runs)} turns of {runs[0].messages} messages of {size} octets.",
+            "",
+            "| | minimum | median | maximum | |",
+            "|---|---|---|---|---|",
+            row("throughput, offered to delivered", [run.rate for run in runs], "messages/s"),
+            row("CPU of the relay", [run.cpu_per_message_ms for run in runs], "ms/message"),
+            row("memory of the relay (PSS)", [run.memory_bytes / 1e6 for run in runs], "MB"),
+            row("connections to the MX host", [float(run.connections) for run in runs], ""),
+            "",
+            _machine(),
+            "",
+        ]
+    )
+
+
+def _machine() -> str:
+    return (
+        f"Machine: {os.cpu_count()} cores ({platform.machine()}), Linux {platform.release()}, Python "
+        f"{platform.python_version()}, {ssl.OPENSSL_VERSION}, SQLite {sqlite3.sqlite_version}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=4000)
+    parser.add_argument("--size", type=int, default=10_000)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--no-page", action="store_true", help="print only")
+    options = parser.parse_args()
+    runs = []
+    for number in range(options.turns):
+        run = asyncio.run(turn(options.messages, options.size))
+        runs.append(run)
+        print(f"turn {number + 1}: {run.rate:.0f} messages/s, {run.cpu_per_message_ms:.2f} ms CPU per message")
+    page = report(runs, options.size)
+    print(page)
+    if not options.no_page:
+        PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
