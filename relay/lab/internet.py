@@ -64,7 +64,7 @@ class LabDomain:
         self._lab.dns.a(f"mta-sts.{self.name}", DEAD)
 
     def messages(self) -> list[ReceivedMessage]:
-        """Return what any host of the lab has accepted for a recipient at this domain, host by host."""
+        """Return what any host of the lab has accepted for recipients at this domain, host by host."""
         at_domain = f"@{self.name}"
         return [
             message
@@ -159,7 +159,7 @@ class Lab:
             domain.publish(policy)
         return domain
 
-    async def down_host(self, name: str) -> None:
+    def down_host(self, name: str) -> None:
         """Give a name an address at which connections are refused."""
         self.dns.a(name, DEAD)
 

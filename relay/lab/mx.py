@@ -48,6 +48,11 @@ class LabMx:
         """Stop listening and break all sessions off; what was received stays. May be started again."""
         await self._listener.close()
 
+    def hang_up(self) -> None:
+        """Close all sessions, as a host does that restarts; new ones are welcome."""
+        for connection in tuple(self._listener.connections):
+            connection.close()
+
     async def wait_for_messages(self, count: int, timeout: float = 10) -> list[ReceivedMessage]:
         """Return all messages once there are `count`. Raises TimeoutError."""
         return await self.messages.wait_for(count, timeout)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from relay.lab.mx_behaviour import Answer, Handshake, Moment, Phase, Then, resolve
+from relay.lab.mx_behaviour import Handshake, Moment, Phase
 from relay.lab.mx_commands import (
     LAST_OF_A_GROUP,
     MAIL,
@@ -21,7 +21,8 @@ from relay.lab.mx_commands import (
     text,
 )
 from relay.lab.mx_records import Command, ReceivedMessage, ReceivedRecipient, SessionRecord
-from relay.lab.wire import Connection, Listener, ServerSide
+from relay.lab.mx_replies import ScriptedConnection
+from relay.lab.wire import Listener, ServerSide
 
 if TYPE_CHECKING:
     from relay.lab.mx import LabMx
@@ -44,22 +45,18 @@ class _Transaction:
     broken: bool = False  # RFC 3030 §2: after a refused chunk only RSET helps
 
 
-class MxSession(Connection):
+class MxSession(ScriptedConnection):
     """The protocol of one accepted connection. All that it learns goes into `record`."""
 
     def __init__(self, mx: "LabMx", listener: Listener) -> None:
-        super().__init__(listener)
+        super().__init__(listener, mx.behaviour.replies)
         self.record = SessionRecord(mx=mx.name)
         self._mx = mx
         self._behaviour = mx.behaviour
-        self._replies = mx.behaviour.replies
         self._buffer = bytearray()
-        self._out: list[bytes] = []
         self._read: Callable[[], bool] = self._read_command
         self._searched = 0
         self._chunk = (0, False)
-        self._blocked = False  # a reply takes its time
-        self._deaf = False
         self._next: Callable[[], None] | None = None  # what follows once the replies are out
         self._trap: Handshake | None = None
         self._greeted = False
@@ -83,11 +80,11 @@ class MxSession(Connection):
 
     def on_open(self) -> None:
         self._mx.sessions.record(self.record)
-        self._say(Phase.BANNER, f"220 {self._mx.name} ESMTP lab\r\n".encode())
-        self._flush()
+        self.say(Phase.BANNER, f"220 {self._mx.name} ESMTP lab\r\n".encode())
+        self.flush()
 
     def on_data(self, data: bytes) -> None:
-        if self._deaf:
+        if self.deaf:
             return
         if self._trap is not None:
             self._spring(self._trap)
@@ -95,8 +92,8 @@ class MxSession(Connection):
         self._buffer += data
         if len(self._buffer) > BUFFER_LIMIT:
             self.reset()
-        elif not self._blocked:
-            self._advance()
+        elif not self.blocked:
+            self.advance()
 
     def on_secured(self, tls: ServerSide) -> None:
         cipher = tls.cipher()
@@ -114,13 +111,13 @@ class MxSession(Connection):
 
     # Input.
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Take what is in the buffer, as far as it goes, then write all replies at once."""
-        while not self._blocked and not self.closing and self._next is None:
+        while not self.blocked and not self.closing and self._next is None:
             if not self._read():
                 break
-        self._flush()
-        if self._next is not None and not self._blocked:
+        self.flush()
+        if self._next is not None and not self.blocked:
             following, self._next = self._next, None
             following()
 
@@ -140,7 +137,7 @@ class MxSession(Connection):
             self._check_pipelining(verb)
         if len(line) > COMMAND_LIMIT or b"\n" in line or b"\r" in line or b"\x00" in line:
             self._violation("a command line that is too long or holds CR, LF or NUL")
-            self._out.append(b"500 5.5.2 Syntax error\r\n")
+            self.put(b"500 5.5.2 Syntax error\r\n")
             return True
         command = self._commands.get(verb)
         if command is None:
@@ -178,12 +175,12 @@ class MxSession(Connection):
         self._read = self._read_command
         transaction = self._transaction
         if transaction is None or not transaction.recipients or transaction.broken:
-            self._out.append(b"503 5.5.1 No transaction for BDAT\r\n")
+            self.put(b"503 5.5.1 No transaction for BDAT\r\n")
             return True
         transaction.chunks.append(chunk)
         if last:
             self._end_of_message(b"".join(transaction.chunks), by_bdat=True)
-        elif not self._say(Phase.CHUNK, b"250 2.0.0 %d octets\r\n" % size):
+        elif not self.say(Phase.CHUNK, b"250 2.0.0 %d octets\r\n" % size):
             transaction.broken = True
         return True
 
@@ -194,13 +191,13 @@ class MxSession(Connection):
         keywords = self._behaviour.keywords_now(secured=self.secured)
         *first, last = [self._mx.name, *keywords]
         ordinary = "".join(f"250-{one}\r\n" for one in first) + f"250 {last}\r\n"
-        self._greeted = self._say(Phase.EHLO, ordinary.encode())
+        self._greeted = self.say(Phase.EHLO, ordinary.encode())
         if self._greeted:
             self._offered = frozenset(keyword.partition(" ")[0].upper() for keyword in keywords)
 
     def _helo(self, line: bytes) -> None:
         self._hello(line)
-        self._greeted = self._say(Phase.HELO, f"250 {self._mx.name}\r\n".encode())
+        self._greeted = self.say(Phase.HELO, f"250 {self._mx.name}\r\n".encode())
 
     def _hello(self, line: bytes) -> None:
         self.record.hello = text(line[5:])
@@ -211,7 +208,7 @@ class MxSession(Connection):
             self._refuse(b"503 5.5.1 STARTTLS is not offered\r\n", "STARTTLS that was not offered")
         elif line.upper() != b"STARTTLS":
             self._refuse(b"501 5.5.4 STARTTLS takes no parameters\r\n", "STARTTLS with parameters")
-        elif self._say(Phase.STARTTLS, b"220 2.0.0 Go ahead\r\n"):
+        elif self.say(Phase.STARTTLS, b"220 2.0.0 Go ahead\r\n"):
             self._next = self._begin_tls
 
     def _mail(self, line: bytes) -> None:
@@ -223,17 +220,17 @@ class MxSession(Connection):
             return
         path, parameters = parsed
         if self._behaviour.size is not None and declared_size(parameters) > self._behaviour.size:
-            self._out.append(b"552 5.3.4 Too big\r\n")
+            self.put(b"552 5.3.4 Too big\r\n")
             return
         self._check_path(path, parameters)
-        if self._say(Phase.MAIL, b"250 2.1.0 Sender OK\r\n", path):
+        if self.say(Phase.MAIL, b"250 2.1.0 Sender OK\r\n", path):
             self._transaction = _Transaction(reverse_path=path, parameters=parameters)
 
     def _rcpt(self, line: bytes) -> None:
         transaction = self._transaction
         if transaction is None:
             # A client that pipelines gets this after a refused MAIL: no fault of its own.
-            self._out.append(b"503 5.5.1 MAIL first\r\n")
+            self.put(b"503 5.5.1 MAIL first\r\n")
             return
         parsed = self._parse(RCPT, line)
         if parsed is None:
@@ -245,16 +242,16 @@ class MxSession(Connection):
             self._refuse(b"452 4.5.3 Too many recipients\r\n", "more recipients than RCPTMAX")
             return
         self._check_path(path, transaction.parameters)
-        if self._say(Phase.RCPT, b"250 2.1.5 Recipient OK\r\n", path):
+        if self.say(Phase.RCPT, b"250 2.1.5 Recipient OK\r\n", path):
             transaction.recipients.append(ReceivedRecipient(forward_path=path, parameters=parameters))
 
     def _data(self, _line: bytes) -> None:
         transaction = self._transaction
         if transaction is None or transaction.chunks or transaction.broken:
-            self._out.append(b"503 5.5.1 Out of order\r\n")
+            self.put(b"503 5.5.1 Out of order\r\n")
             return
         ordinary = b"354 End with <CRLF>.<CRLF>\r\n" if transaction.recipients else b"554 5.5.1 No recipients\r\n"
-        if self._say(Phase.DATA, ordinary):
+        if self.say(Phase.DATA, ordinary):
             self._buffer[:0] = b"\r\n"  # see _read_content
             self._searched = 0
             self._read = self._read_content
@@ -269,16 +266,16 @@ class MxSession(Connection):
 
     def _rset(self, _line: bytes) -> None:
         self._transaction = None
-        self._say(Phase.RSET, b"250 2.0.0 Forgotten\r\n")
+        self.say(Phase.RSET, b"250 2.0.0 Forgotten\r\n")
 
     def _noop(self, _line: bytes) -> None:
-        self._say(Phase.NOOP, b"250 2.0.0 OK\r\n")
+        self.say(Phase.NOOP, b"250 2.0.0 OK\r\n")
 
     def _vrfy(self, _line: bytes) -> None:
-        self._out.append(b"252 2.5.0 Send some mail, and see\r\n")
+        self.put(b"252 2.5.0 Send some mail, and see\r\n")
 
     def _quit(self, _line: bytes) -> None:
-        self._say(Phase.QUIT, b"221 2.0.0 Bye\r\n")
+        self.say(Phase.QUIT, b"221 2.0.0 Bye\r\n")
         self._next = self.close
 
     def _parse(self, pattern: re.Pattern[bytes], line: bytes) -> tuple[str, Parameters] | None:
@@ -301,10 +298,10 @@ class MxSession(Connection):
     def _end_of_message(self, content: bytes, *, by_bdat: bool) -> None:
         transaction, size = self._transaction, self._behaviour.size
         if transaction is None or not transaction.recipients:
-            self._out.append(b"554 5.5.1 No valid recipients\r\n")
+            self.put(b"554 5.5.1 No valid recipients\r\n")
         elif size is not None and len(content) > size:
-            self._out.append(b"552 5.3.4 Too big\r\n")
-        elif self._say(Phase.END_OF_DATA, b"250 2.0.0 Taken\r\n"):
+            self.put(b"552 5.3.4 Too big\r\n")
+        elif self.say(Phase.END_OF_DATA, b"250 2.0.0 Taken\r\n"):
             self._take(transaction, content, by_bdat=by_bdat)
         self._transaction = None
 
@@ -331,28 +328,10 @@ class MxSession(Connection):
 
     # Replies.
 
-    def _say(self, phase: Phase, ordinary: bytes, path: str = "") -> bool:
-        """Give the reply of this phase; True where the host takes the command as accepted."""
-        answer = self._scripted(phase, path) if phase in self._replies else None
-        if answer is None:
-            self._out.append(ordinary)
-            return ordinary[:1] in b"23"
-        reply = ordinary if answer.raw is None else answer.raw
-        if answer.delay or answer.drip or answer.then is not Then.GO_ON:
-            self._flush()
-            self._blocked = True
-            if answer.delay:
-                self.later(answer.delay, self._utter, answer, reply)
-            else:
-                self._utter(answer, reply)
-        else:
-            self._out.append(reply)
-        return reply[:1] in (b"2", b"3") if answer.accepts is None else answer.accepts
-
-    def _scripted(self, phase: Phase, path: str) -> Answer | None:
+    def moment(self, phase: Phase, path: str) -> Moment:
         transaction = self._transaction
         reverse_path = transaction.reverse_path if transaction is not None else path
-        moment = Moment(
+        return Moment(
             phase=phase,
             reverse_path=reverse_path,
             path=path,
@@ -361,43 +340,14 @@ class MxSession(Connection):
             transactions=self.record.messages,
             secured=self.secured,
         )
-        return resolve(self._replies[phase], moment)
-
-    def _utter(self, answer: Answer, reply: bytes) -> None:
-        if answer.drip:
-            self.send_slowly(reply, answer.drip, lambda: self._afterwards(answer, reply))
-        else:
-            self.send(reply)
-            self._afterwards(answer, reply)
-
-    def _afterwards(self, answer: Answer, reply: bytes) -> None:
-        match answer.then:
-            case Then.GO_ON:
-                self._blocked = False
-                self.later(0, self._advance)
-            case Then.CLOSE:
-                self.close()
-            case Then.RESET:
-                self.reset()
-            case Then.REPEAT:
-                self.send_for_ever(reply)
-            case Then.STOP_READING:
-                self.stop_reading()
-            case Then.HANG:
-                self._deaf = True
 
     def _refuse(self, reply: bytes, violation: str) -> None:
-        self._out.append(reply)
+        self.put(reply)
         self._violation(violation)
 
     def _violation(self, what: str) -> None:
         if len(self.record.violations) < KEPT:
             self.record.violations.append(what)
-
-    def _flush(self) -> None:
-        if self._out:
-            self.send(b"".join(self._out))
-            self._out.clear()
 
     # After 220 to STARTTLS.
 
@@ -427,4 +377,4 @@ class MxSession(Connection):
                 self.send(NOT_TLS)
                 self.close()
             case _:
-                self._deaf = True
+                self.deaf = True

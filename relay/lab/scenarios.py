@@ -1,0 +1,373 @@
+"""The table of the demo: one domain per fault, what is wrong with it, and what must happen to its mail.
+
+A runner prepares all scenarios on one lab, sends a message to `recipient` of each and waits for `first` (where there
+is one) or `expected`. Where there is `between` it then calls that, and waits for `expected` of the same message, which
+the relay tries again, or of a second one, as `second_message` says. In the end it asks `wire_disagreement` what the
+hosts of the lab themselves have seen: the relay's word alone is not enough.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from relay.lab.ca import CertificateKind
+from relay.lab.internet import Lab
+from relay.lab.mx_behaviour import Handshake, MxBehaviour, Phase, greylist
+from relay.lab.policy_host import WELL_KNOWN, PolicySite
+
+SENDER = "alice@legacy.test"
+SENDER_MX = "mail.legacy.test"
+
+Step = Callable[[Lab], Awaitable[None]]
+DomainStep = Callable[[Lab, str], Awaitable[None]]
+
+
+class Outcome(Enum):
+    """What has become of a recipient. DEFERRED: tried at least once, and still queued."""
+
+    DELIVERED = "delivered"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+
+
+class Security(Enum):
+    """How the session was protected that delivered the message; STS: by a policy in enforce mode."""
+
+    PLAINTEXT = "plaintext"
+    OPPORTUNISTIC = "opportunistic"
+    STS = "sts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What the relay says has become of a recipient. `status` is RFC 3463's, for instance "4.7.5"."""
+
+    outcome: Outcome
+    status: str
+    security: Security | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What must have become of a recipient. `status` "4.7" stands for all of 4.7.x."""
+
+    outcome: Outcome
+    status: str
+    security: Security | None = None
+
+    def disagreement(self, seen: Observed) -> str:
+        """Return what is not as it must be, "" where all is."""
+        if seen.outcome is not self.outcome:
+            return f"{seen.outcome.value}, not {self.outcome.value}"
+        if not f"{seen.status}.".startswith(f"{self.status}."):
+            return f"status {seen.status}, not {self.status}"
+        if self.security is not None and seen.security is not self.security:
+            return f"security {seen.security.value if seen.security else 'none'}, not {self.security.value}"
+        return ""
+
+
+def delivered(security: Security) -> Verdict:
+    return Verdict(outcome=Outcome.DELIVERED, status="2", security=security)
+
+
+def deferred(status: str) -> Verdict:
+    return Verdict(outcome=Outcome.DEFERRED, status=status)
+
+
+def failed(status: str) -> Verdict:
+    return Verdict(outcome=Outcome.FAILED, status=status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One row of the table. `taken_by` names the only host that may have taken a message, where it matters."""
+
+    domain: str
+    title: str
+    must: str
+    expected: Verdict
+    prepare: Step
+    first: Verdict | None = None
+    between: Step | None = None
+    second_message: bool = False
+    taken_by: str = ""
+
+    @property
+    def recipient(self) -> str:
+        return f"bob@{self.domain}"
+
+    @property
+    def messages(self) -> int:
+        """How many messages the domain's hosts must have taken in the end."""
+        verdicts = [self.expected, self.first] if self.second_message else [self.expected]
+        return sum(verdict is not None and verdict.outcome is Outcome.DELIVERED for verdict in verdicts)
+
+    def wire_disagreement(self, lab: Lab) -> str:
+        """Return what the lab's hosts have seen that they must not, or have not seen that they must; "" for neither."""
+        taken = lab.domains[self.domain].messages()
+        if len(taken) != self.messages:
+            return f"the MX hosts took {len(taken)} messages, not {self.messages}"
+        if self.expected.security is not None:
+            must_be_tls = self.expected.security is not Security.PLAINTEXT
+            if any(message.tls is not must_be_tls for message in taken):
+                return f"a message came {'without' if must_be_tls else 'with'} TLS"
+        if self.taken_by and any(message.mx != self.taken_by for message in taken):
+            return f"a message was not taken by {self.taken_by}"
+        hosts = [lab.hosts[name] for name in lab.hosts if f".{name}".endswith(f".{self.domain}")]
+        envelopes = sum(session.verbs().count("MAIL") for host in hosts for session in host.sessions)
+        if self.expected.outcome is Outcome.DEFERRED and envelopes != len(taken):
+            return "an envelope was sent to a host that may not have it"
+        broken = [violation for host in hosts for violation in host.violations]
+        return f"the relay broke a rule: {broken[0]}" if broken else ""
+
+
+async def prepare_sender(lab: Lab) -> None:
+    """Make the sender's own domain, where NDRs go."""
+    await lab.domain("legacy.test", mx=[(SENDER_MX, 10, MxBehaviour())])
+
+
+def _case(
+    name: str,
+    title: str,
+    must: str,
+    expected: Verdict,
+    *mx: MxBehaviour,
+    policy: PolicySite | None = None,
+    then: DomainStep | None = None,
+    first: Verdict | None = None,
+    between: DomainStep | None = None,
+    second_message: bool = False,
+    taken_by: str = "",
+) -> Scenario:
+    """Make a scenario of hosts mx1, mx2, ... in order of preference; names in `policy` are relative to the domain."""
+    domain = f"{name}.test"
+
+    async def prepare(lab: Lab) -> None:
+        hosts = [(f"mx{number}.{domain}", 10 * number, behaviour) for number, behaviour in enumerate(mx, 1)]
+        await lab.domain(domain, mx=hosts, policy=_at(domain, policy) if policy is not None else None)
+        if then is not None:
+            await then(lab, domain)
+
+    async def between_here(lab: Lab) -> None:
+        assert between is not None
+        await between(lab, domain)
+
+    return Scenario(
+        domain=domain,
+        title=title,
+        must=must,
+        expected=expected,
+        prepare=prepare,
+        first=first,
+        between=between_here if between is not None else None,
+        second_message=second_message,
+        taken_by=f"{taken_by}.{domain}" if taken_by else "",
+    )
+
+
+def _at(domain: str, policy: PolicySite) -> PolicySite:
+    return replace(policy, mx=tuple(f"{name}.{domain}" for name in policy.mx))
+
+
+async def _address_only(lab: Lab, domain: str) -> None:
+    await lab.host(domain)
+
+
+async def _null_mx(lab: Lab, domain: str) -> None:
+    lab.dns.null_mx(domain)
+
+
+async def _two_records(lab: Lab, domain: str) -> None:
+    lab.domains[domain].announce("v=STSv1; id=1;", "v=STSv1; id=2;")
+
+
+async def _redirect(lab: Lab, domain: str) -> None:
+    # Where it leads there is a policy that would refuse our MX: who follows it is found out.
+    location = f"https://mta-sts.enforce-ok.test:{lab.policy_port}{WELL_KNOWN}"
+    lab.domains[domain].publish(_at(domain, replace(_ENFORCE, status=302, location=location)))
+
+
+async def _oversized(lab: Lab, domain: str) -> None:
+    # A valid policy but for its size: who reads only the beginning of it is found out.
+    policy = _at(domain, _ENFORCE)
+    padding = b"x-padding: %s\r\n" % (b"x" * 100) * 700
+    lab.domains[domain].publish(replace(policy, body=policy.policy_text() + padding))
+
+
+async def _record_vanishes(lab: Lab, domain: str) -> None:
+    lab.domains[domain].announce()
+    await _certificate_goes_bad(lab, domain)
+
+
+async def _policy_host_dies(lab: Lab, domain: str) -> None:
+    lab.domains[domain].policy_host_down()
+    lab.domains[domain].announce("v=STSv1; id=2;")  # so that the relay has a reason to ask the host
+    await _certificate_goes_bad(lab, domain)
+
+
+async def _certificate_goes_bad(lab: Lab, domain: str) -> None:
+    host = lab.hosts[f"mx1.{domain}"]
+    host.behaviour = MxBehaviour(certificate=CertificateKind.SELF_SIGNED)
+    host.hang_up()  # a connection that was verified before would rightly be used again
+
+
+async def _policy_is_corrected(lab: Lab, domain: str) -> None:
+    lab.domains[domain].publish(_at(domain, replace(_ENFORCE, id="2")))
+
+
+_ENFORCE = PolicySite(mode="enforce", mx=("mx1", "mx2"))
+_GOOD = MxBehaviour()
+_SELF_SIGNED = MxBehaviour(certificate=CertificateKind.SELF_SIGNED)
+_STS, _OPPORTUNISTIC, _PLAINTEXT = (
+    delivered(Security.STS),
+    delivered(Security.OPPORTUNISTIC),
+    delivered(Security.PLAINTEXT),
+)
+_ENFORCED = "deferred, nothing is sent"
+_NO_POLICY = "delivered as without policy"
+
+
+def _bad_certificate(name: str, title: str, kind: CertificateKind) -> Scenario:
+    return _case(name, title, _ENFORCED, deferred("4.7.5"), MxBehaviour(certificate=kind), policy=_ENFORCE)
+
+
+def _starttls_refused(name: str, reply: str) -> Scenario:
+    behaviour = MxBehaviour(replies={Phase.STARTTLS: reply})
+    title = f"enforce; STARTTLS answered {reply[:3]}"
+    return _case(name, title, _ENFORCED, deferred("4.7.321"), behaviour, policy=_ENFORCE)
+
+
+def _no_usable_policy(name: str, title: str, site: PolicySite = _ENFORCE, then: DomainStep | None = None) -> Scenario:
+    """The MX host's certificate is bad as well: a relay that makes a policy of it after all delivers nothing."""
+    return _case(name, title, _NO_POLICY, _OPPORTUNISTIC, _SELF_SIGNED, policy=site, then=then)
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    _case("no-policy", "nothing; no policy", "delivered", _OPPORTUNISTIC, _GOOD),
+    _case(
+        "no-policy-no-tls",
+        "no policy, no STARTTLS",
+        "delivered in plain text",
+        _PLAINTEXT,
+        MxBehaviour(offers_starttls=False),
+    ),
+    _case("enforce-ok", "nothing; enforce", "delivered, verified", _STS, _GOOD, policy=_ENFORCE),
+    _case(
+        "wildcard",
+        "nothing; enforce with a wildcard mx",
+        "delivered, verified",
+        _STS,
+        _GOOD,
+        policy=PolicySite(mx=["*"]),
+    ),
+    _bad_certificate("expired", "enforce; certificate expired", CertificateKind.EXPIRED),
+    _bad_certificate("wrong-name", "enforce; certificate for another name", CertificateKind.WRONG_NAME),
+    _bad_certificate("self-signed", "enforce; certificate self-signed", CertificateKind.SELF_SIGNED),
+    _bad_certificate("unknown-ca", "enforce; certificate of an unknown CA", CertificateKind.UNKNOWN_CA),
+    _bad_certificate("cn-only", "enforce; name only in the subject", CertificateKind.CN_ONLY),
+    _case(
+        "no-starttls",
+        "enforce; no STARTTLS",
+        _ENFORCED,
+        deferred("4.7.321"),
+        MxBehaviour(offers_starttls=False),
+        policy=_ENFORCE,
+    ),
+    _starttls_refused("starttls-454", "454 4.7.0 TLS not available"),
+    _starttls_refused("starttls-500", "500 5.5.1 What?"),
+    _case(
+        "no-handshake",
+        "enforce; STARTTLS, then no handshake",
+        _ENFORCED,
+        deferred("4.7.321"),
+        MxBehaviour(handshake=Handshake.ALERT),
+        policy=_ENFORCE,
+    ),
+    _case(
+        "not-in-policy",
+        "enforce; MX not in policy",
+        "deferred, not contacted",
+        deferred("4.4.8"),
+        _GOOD,
+        policy=PolicySite(mx=["elsewhere"]),
+    ),
+    _case(
+        "second-mx-good",
+        "enforce; first MX bad, second good",
+        "delivered to the second",
+        _STS,
+        MxBehaviour(certificate=CertificateKind.EXPIRED),
+        _GOOD,
+        policy=_ENFORCE,
+        taken_by="mx2",
+    ),
+    _case(
+        "testing",
+        "testing; certificate self-signed",
+        "delivered all the same",
+        _OPPORTUNISTIC,
+        _SELF_SIGNED,
+        policy=replace(_ENFORCE, mode="testing"),
+    ),
+    _no_usable_policy("mode-none", "mode none; certificate self-signed", PolicySite(mode="none", mx=())),
+    _no_usable_policy("redirect", "policy host redirects", then=_redirect),
+    _no_usable_policy("not-found", "policy host answers 404", replace(_ENFORCE, status=404)),
+    _no_usable_policy("oversized", "policy larger than 64 KiB", then=_oversized),
+    _no_usable_policy("html", "policy served as text/html", replace(_ENFORCE, content_type="text/html")),
+    _no_usable_policy(
+        "bad-policy-host",
+        "policy host's certificate self-signed",
+        replace(_ENFORCE, certificate=CertificateKind.SELF_SIGNED),
+    ),
+    _no_usable_policy("two-records", "two TXT records", then=_two_records),
+    _case(
+        "record-vanishes",
+        "enforce, cached; then TXT gone and certificate self-signed",
+        "second message deferred",
+        deferred("4.7.5"),
+        _GOOD,
+        policy=_ENFORCE,
+        first=_STS,
+        between=_record_vanishes,
+        second_message=True,
+    ),
+    _case(
+        "policy-host-dies",
+        "enforce, cached; then policy host down and certificate self-signed",
+        "second message deferred",
+        deferred("4.7.5"),
+        _GOOD,
+        policy=_ENFORCE,
+        first=_STS,
+        between=_policy_host_dies,
+        second_message=True,
+    ),
+    _case(
+        "policy-corrected",
+        "enforce with the wrong mx; then corrected, with a new id",
+        "deferred, fetched again, delivered",
+        _STS,
+        _GOOD,
+        policy=PolicySite(mx=["elsewhere"]),
+        first=deferred("4.4.8"),
+        between=_policy_is_corrected,
+    ),
+    _case("null-mx", "null MX", "NDR at once", failed("5.1.10"), then=_null_mx),
+    _case("no-mx", "no MX, only an address", "delivered", _OPPORTUNISTIC, then=_address_only),
+    _case(
+        "no-such-user",
+        "550 to RCPT",
+        "NDR at once",
+        failed("5.1.1"),
+        MxBehaviour(replies={Phase.RCPT: "550 5.1.1 No such user here"}),
+        policy=_ENFORCE,
+    ),
+    _case(
+        "greylisting",
+        "451 to the first RCPT",
+        "delivered on retry",
+        _OPPORTUNISTIC,
+        MxBehaviour(replies={Phase.RCPT: greylist()}),
+    ),
+)
