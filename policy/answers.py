@@ -99,6 +99,6 @@ class Resolver(Protocol):
         """A and AAAA together, IPv6 and IPv4 alternating, each family in the order that the resolver gave.
 
         One family found is Found even when the other is Unknown. The address family setting is applied here.
-        Addresses that may not be contacted are not filtered here: see `policy.resolver.is_public`.
+        Addresses that may not be contacted are not filtered here: see `policy.address_guard.is_public`.
         """
         ...

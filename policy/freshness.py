@@ -41,10 +41,9 @@ class UseCached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:
-    """Fetch the policy for this id. If that fails, `fallback` stays in force, or there is no policy."""
+    """Fetch the policy for this id. If that fails, a live policy stays in force, or there is no policy."""
 
     record_id: str
-    fallback: CachedPolicy | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +109,7 @@ def _with_record(
         return UseCached(cached=cached)
     if backing_off(failure, record_id, now, settings):
         return UseCached(cached=cached) if cached else NoPolicy(failure=failure)
-    return Fetch(record_id=record_id, fallback=cached)
+    return Fetch(record_id=record_id)
 
 
 def _without_answer(since: datetime, now: datetime, settings: FreshnessSettings) -> Decision:

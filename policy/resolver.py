@@ -29,6 +29,7 @@ from policy.answers import Absence, Absent, Answer, Found, MxRecord, Unknown, Un
 from policy.names import InvalidNameError, IPAddress, to_host
 from policy.nameservers import IpFamily, NameServer, TrustAd, believes_ad
 from policy.observer import DnsObserver, DnsResult, NullObserver, RecordType
+from policy.one_line import one_line
 from policy.single_flight import SingleFlight
 
 MAX_TTL = timedelta(days=1)
@@ -40,7 +41,6 @@ _MAX_QUESTIONS = 256
 _PER_SERVER_SECONDS = 2.0
 _SHARE_OF_STUB = 0.9  # so that dnspython, which can say what went wrong, mostly gives up before we do
 _EDNS_PAYLOAD = 1232
-_MAX_DETAIL = 200
 _BOGUS_CODES = frozenset(range(5, 13)) | {25, 27}  # RFC 8914 §4: what a validator says when it does not believe
 _LABEL = re.compile(rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
@@ -242,9 +242,7 @@ def _mx_record(rdata: Any) -> MxRecord:
         return MxRecord(preference=rdata.preference, host="")
     host = _plain(rdata.exchange)
     if host is None:
-        return MxRecord(
-            preference=rdata.preference, host="", invalid=rdata.exchange.to_text(omit_final_dot=True)[:_MAX_DETAIL]
-        )
+        return MxRecord(preference=rdata.preference, host="", invalid=rdata.exchange.to_text(omit_final_dot=True))
     return MxRecord(preference=rdata.preference, host=host)
 
 
@@ -276,7 +274,7 @@ def _unknown(error: dns.exception.DNSException) -> Unknown:
     bogus = next((code for code in codes if code in _BOGUS_CODES), None)
     return Unknown(
         reason=UnknownReason.BOGUS if bogus is not None else _reason(error, words),
-        detail=_one_line(detail or str(error)),
+        detail=one_line(detail or str(error)),
         extended_error=bogus if bogus is not None else next(iter(codes), None),
     )
 
@@ -291,7 +289,3 @@ def _reason(error: dns.exception.DNSException, words: Sequence[object]) -> Unkno
     if words and all(isinstance(word, OSError) for word in words):
         return UnknownReason.TIMEOUT  # nobody listens there, or no route: nothing was said at all
     return UnknownReason.MALFORMED
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)[:_MAX_DETAIL]

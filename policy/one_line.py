@@ -1,0 +1,8 @@
+"""Hostile text made fit for one line of a log, an NDR or a terminal. **Pure.**"""
+
+MAX_LENGTH = 200
+
+
+def one_line(text: str, limit: int = MAX_LENGTH) -> str:
+    """Replace all but printable ASCII by `?` (controls, bidi marks and look-alikes with it), and cut to `limit`."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:limit])
