@@ -1,0 +1,300 @@
+"""Which host is offered which recipients, and what came of it: one outcome for each recipient. **Pure.**
+
+RFC 5321 §5.1 (hosts in order), §4.2.1 (a 5yz is not repeated); design decision 15 (what concerns the host is not the
+recipient's failure). The worker asks for targets and tells what happened; it decides nothing.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from policy.names import IPAddress
+from policy.requirement import Level, Requirement
+from relay.delivery.hosts import Host
+from relay.delivery.seam import HostError, SendResult, SessionFacts, Target
+from relay.queue.attempt import Action, FailureKind, HostAttempt, HostFailure, Outcome, Phase
+from relay.queue.final_status import host_verdict
+from relay.queue.message import Recipient
+from relay.status import Reply
+
+MAX_TRIES = 5
+"""How many addresses one attempt connects to; a policy that changed during the attempt gives as many again."""
+MAX_DEFERRALS = 2
+"""How many hosts may answer 4yz for a recipient before it waits for the next attempt."""
+
+_LACKS = frozenset({FailureKind.EIGHT_BIT, FailureKind.SMTPUTF8, FailureKind.TOO_LARGE})
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What is known of one recipient: the last answer, where it came from, and whether it is final."""
+
+    recipient: Recipient
+    outcome: Outcome | None = None
+    deferrals: int = 0
+
+    @property
+    def waiting(self) -> bool:
+        if self.outcome is None:
+            return True
+        return self.outcome.action is Action.DEFERRED and self.deferrals < MAX_DEFERRALS
+
+
+@dataclass(slots=True)
+class _Visit:
+    """The host being visited: addresses left to try, recipients to offer, and the record of the address in use."""
+
+    host: Host
+    addresses: deque[IPAddress]
+    target: Target | None = None
+    offer: tuple[Recipient, ...] = ()
+    record: HostAttempt | None = None
+
+
+class DeliveryPlan:
+    """Walks the hosts of one route for the recipients of one job.
+
+    A recipient that a host answered with 2yz or 5yz is done. 4yz, no answer, or no session at all: the next host. A
+    host that did not come to an answer is tried at its next address first. `utf8_path` chooses between two texts
+    (relay.queue.final_status).
+    """
+
+    def __init__(
+        self,
+        recipients: Iterable[Recipient],
+        hosts: Iterable[Host],
+        *,
+        domain: str,
+        failure: HostFailure | None = None,
+        utf8_path: bool = True,
+    ) -> None:
+        self._progress = {recipient.id: _Progress(recipient) for recipient in recipients}
+        self._hosts = deque(hosts)
+        self._domain = domain
+        self._failure = failure
+        self._utf8_path = utf8_path
+        self._visit: _Visit | None = None
+        self._tries = 0
+        self._records: list[HostAttempt] = []
+        self._refused: dict[str, Host] = {}
+
+    @property
+    def waiting(self) -> tuple[Recipient, ...]:
+        """Who is to be offered to the next host, in the order of the job."""
+        return tuple(one.recipient for one in self._progress.values() if one.waiting)
+
+    @property
+    def offer(self) -> tuple[Recipient, ...]:
+        """Who is to be offered in the next transaction with the present target; empty when there is to be none."""
+        return self._visit.offer if self._visit else ()
+
+    @property
+    def answered(self) -> bool:
+        """Whether any recipient has an answer, so that the attempt has to be written down."""
+        return any(one.outcome is not None for one in self._progress.values())
+
+    @property
+    def hosts(self) -> tuple[HostAttempt, ...]:
+        """The record of all hosts so far, those that were not contacted included."""
+        return tuple(self._records)
+
+    @property
+    def refused(self) -> tuple[Host, ...]:
+        """The hosts that a policy keeps from being used, each once; only these can be mended by another policy."""
+        return tuple(self._refused.values())
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether not one host came as far as MAIL, and not for what the message needs: it is the same for others."""
+        return not self.answered and all(
+            one.failure is not None and one.phase.value < Phase.MAIL.value and one.failure.kind not in _LACKS
+            for one in self._records
+        )
+
+    def next_target(self) -> Target | None:
+        """Return where to try next, or None when all have an answer or no host is left."""
+        while self.waiting and self._tries < MAX_TRIES:
+            if self._visit and self._visit.addresses:
+                return self._next_address(self._visit)
+            if not self._hosts:
+                break
+            self._enter(self._hosts.popleft())
+        self._visit = None
+        self._note_uncontacted()
+        return None
+
+    def offer_again(self, hosts: Iterable[Host]) -> None:
+        """Go on with these hosts, which another policy has judged anew (RFC 8461 §5)."""
+        self._hosts = deque(hosts)
+        self._tries = 0
+        self._refused = {}
+
+    def host_replied(self, result: SendResult, facts: SessionFacts) -> None:
+        """Take in what the host made of `offer`. Replies for anybody else are not ours to act on."""
+        visit = self._present
+        answered = False
+        for recipient in visit.offer:
+            reply = result.replies.get(recipient.id)
+            if reply is not None:
+                answered = True
+                self._answer(recipient, reply, result, facts)
+        self._record_session(visit, result, facts)
+        visit.addresses.clear()  # the host has answered: for whoever is left the next host is asked
+        # A host that puts off everyone it was offered makes no progress, and is not asked for ever.
+        keep = frozenset(result.postponed) if answered and result.failure is None else frozenset()
+        visit.offer = tuple(one for one in visit.offer if one.id in keep and one.id not in result.replies)
+
+    def host_failed(self, error: HostError) -> None:
+        """Take in that the present target could not be used; nobody has an answer from it."""
+        visit = self._present
+        base = visit.record or self._blank(visit)
+        tls = error.tls or base.tls
+        testing_failure = error.testing_failure or base.testing_failure
+        phase = max(error.phase, base.phase, key=lambda phase: phase.value)
+        self._put(
+            visit,
+            replace(
+                base,
+                phase=phase,
+                tls=tls,
+                testing_failure=testing_failure,
+                failure=error.failure,
+                reply=error.failure.reply or base.reply,
+            ),
+        )
+        self._note_refusal(visit.host, error.failure)
+        if error.failure.kind in _LACKS:
+            visit.addresses.clear()  # every address of the host would say the same
+        visit.offer = ()
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Return exactly one outcome for each recipient, in the order of the job."""
+        return tuple(one.outcome or self._verdict(one.recipient) for one in self._progress.values())
+
+    @property
+    def _present(self) -> _Visit:
+        if self._visit is None or self._visit.target is None:
+            raise RuntimeError("a result came for a host that nobody was sent to")
+        return self._visit
+
+    def _enter(self, host: Host) -> None:
+        failure = host.failure
+        if failure is None and isinstance(host.where, tuple):
+            self._visit = _Visit(host, deque(host.where))
+            return
+        self._visit = None
+        self._record_uncontacted(host)
+
+    def _next_address(self, visit: _Visit) -> Target:
+        assert isinstance(visit.host.verdict, Requirement), "a refused host has no addresses to visit"
+        self._tries += 1
+        visit.target = Target(
+            mx_host=visit.host.name,
+            address=visit.addresses.popleft(),
+            port=visit.host.port,
+            requirement=visit.host.verdict,
+        )
+        visit.offer, visit.record = self.waiting, None
+        return visit.target
+
+    def _note_uncontacted(self) -> None:
+        """Hosts behind the last try that would not have been contacted anyway belong into the record as well."""
+        if not self.waiting:
+            return
+        while self._hosts:
+            host = self._hosts.popleft()
+            if host.failure is not None:
+                self._record_uncontacted(host)
+
+    def _record_uncontacted(self, host: Host) -> None:
+        assert host.failure is not None
+        self._records.append(
+            HostAttempt(
+                mx_host=host.name,
+                address=None,
+                port=host.port,
+                phase=Phase.ROUTE,
+                level=host.level,
+                mx_match=host.mx_match,
+                failure=host.failure,
+            )
+        )
+        self._note_refusal(host, host.failure)
+
+    def _note_refusal(self, host: Host, failure: HostFailure) -> None:
+        if failure.kind.refusal and host.level is Level.VERIFIED:
+            self._refused[host.name] = host
+
+    def _answer(self, recipient: Recipient, reply: Reply, result: SendResult, facts: SessionFacts) -> None:
+        action = Action.DELIVERED if reply.positive else Action.DEFERRED if reply.transient else Action.FAILED
+        target = self._present.target
+        assert target is not None
+        one = self._progress[recipient.id]
+        one.deferrals += action is Action.DEFERRED
+        one.outcome = Outcome(
+            recipient_id=recipient.id,
+            action=action,
+            status=reply.status,
+            diagnostic=str(reply),
+            reply=reply,
+            remote_mta=target.mx_host,
+            remote_address=str(target.address),
+            security=facts.security,
+            dsn_passed_on=result.dsn and action is Action.DELIVERED,
+        )
+
+    def _record_session(self, visit: _Visit, result: SendResult, facts: SessionFacts) -> None:
+        base = visit.record or self._blank(visit)
+        last = list(result.replies.values())[-1:]
+        phase = max(result.phase, base.phase, key=lambda phase: phase.value)
+        self._put(
+            visit,
+            replace(
+                base,
+                phase=phase,
+                security=facts.security,
+                tls=facts.tls,
+                testing_failure=facts.testing_failure,
+                reply=last[0] if last else base.reply,
+                failure=result.failure or self._unanswered(visit, result),
+            ),
+        )
+
+    @staticmethod
+    def _unanswered(visit: _Visit, result: SendResult) -> HostFailure | None:
+        """The failure of a host that left somebody without an answer, or put off everybody it was offered."""
+        owed = [one for one in visit.offer if one.id not in result.replies]
+        if not owed or (len(owed) < len(visit.offer) and {one.id for one in owed} <= set(result.postponed)):
+            return None
+        return HostFailure(kind=FailureKind.PROTOCOL, detail="the host gave no answer for the recipient")
+
+    def _blank(self, visit: _Visit) -> HostAttempt:
+        assert visit.target is not None
+        return HostAttempt(
+            mx_host=visit.host.name,
+            address=str(visit.target.address),
+            port=visit.host.port,
+            phase=Phase.CONNECT,
+            level=visit.host.level,
+            mx_match=visit.host.mx_match,
+        )
+
+    def _put(self, visit: _Visit, record: HostAttempt) -> None:
+        """Keep one record for each session, however many transactions it had."""
+        if visit.record is not None:
+            self._records.pop()
+        self._records.append(record)
+        visit.record = record
+
+    def _verdict(self, recipient: Recipient) -> Outcome:
+        verdict = host_verdict(self._records, self._failure, domain=self._domain, utf8_path=self._utf8_path)
+        return Outcome(
+            recipient_id=recipient.id,
+            action=Action.FAILED if verdict.status.permanent else Action.DEFERRED,
+            status=verdict.status,
+            diagnostic=verdict.diagnostic,
+            reply=verdict.reply,
+            remote_mta=verdict.remote_mta,
+            remote_address=verdict.remote_address,
+            refused=verdict.refused,
+        )

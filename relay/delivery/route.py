@@ -1,0 +1,134 @@
+"""Where a message goes: MX, addresses and policy of its destination, asked side by side (RFC 5321 §5.1, RFC 8461 §5).
+
+No connection slot is held here: a slow DNS or policy host keeps nobody else waiting.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from policy.address_guard import is_public
+from policy.answers import Resolver
+from policy.decide import Enforcement
+from policy.findings import Findings
+from policy.names import IPAddress, parse_address_literal
+from relay.delivery.hosts import SMTP_PORT, Host, NextHop, Route, opportunistic, with_policy
+from relay.delivery.mx_list import LOOP, LocatedHost, MxHost, addresses, below_ourselves, mx_hosts
+from relay.queue.attempt import FailureKind, HostFailure
+from relay.queue.message import Message, Origin
+
+
+class Policies(Protocol):
+    """Says what MTA-STS demands of mail to a domain; `policy.lookup.PolicyService`."""
+
+    async def findings(self, policy_domain: str, *, recheck: bool = False) -> Findings:
+        """With `recheck` the record is asked for past all caches (RFC 8461 §5). Never raises for the network."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSettings:
+    """The tables [delivery] and [ndr] as the router needs them.
+
+    `own_names` and `own_addresses` are the relay's own, for the loop check; an address counts as ours only if mail
+    sent to it at `smtp_port` would come back to us. `ndr_route` takes the relay's own messages, in order.
+    """
+
+    smtp_port: int = SMTP_PORT
+    own_names: frozenset[str] = frozenset()
+    own_addresses: frozenset[IPAddress] = frozenset()
+    allow_private_addresses: bool = False
+    ndr_route: tuple[NextHop, ...] = ()
+    enforcement: Enforcement = Enforcement.ENFORCE
+
+
+class Router:
+    """Finds routes. `draw` gives numbers in [0, 1) for the order among equals."""
+
+    def __init__(
+        self, *, resolver: Resolver, policies: Policies, settings: RouteSettings, draw: Callable[[], float]
+    ) -> None:
+        self._resolver = resolver
+        self._policies = policies
+        self._settings = settings
+        self._draw = draw
+
+    def is_fixed(self, message: Message) -> bool:
+        """Whether the operator, not the DNS, says where this message goes."""
+        return message.origin is Origin.RELAY and bool(self._settings.ndr_route)
+
+    async def route(self, message: Message, destination: str) -> Route:
+        """Return the way of a message to one of its destinations. Never raises for what the network does."""
+        if self.is_fixed(message):
+            return Route(hosts=tuple([await self._fixed_host(next_hop) for next_hop in self._settings.ndr_route]))
+        literal = parse_address_literal(destination)
+        if literal is not None:
+            return self._literal_route(destination, literal)
+        # RFC 7505: a null MX ends it here, before anybody is asked for a policy.
+        listed = mx_hosts(
+            destination,
+            await self._resolver.mx(destination),
+            own_names=self._settings.own_names,
+            draw=self._draw,
+        )
+        if isinstance(listed, HostFailure):
+            return Route(failure=listed)
+        return await self._domain_route(destination, listed)
+
+    async def recheck(self, route: Route) -> Route:
+        """Return the route judged by the policy as it is now, looked up past all caches (RFC 8461 §5)."""
+        if route.findings is None:
+            return route
+        findings = await self._policies.findings(route.findings.policy_domain, recheck=True)
+        return self._judged(route.hosts, findings)
+
+    async def _domain_route(self, domain: str, listed: tuple[MxHost, ...]) -> Route:
+        async with asyncio.TaskGroup() as group:
+            lookup = group.create_task(self._findings(domain))
+            answers = [group.create_task(self._resolver.addresses(mx.name)) for mx in listed]
+        located = [LocatedHost(mx, answer.result()) for mx, answer in zip(listed, answers, strict=True)]
+        ahead = below_ourselves(located, self._settings.own_addresses)
+        if not ahead:
+            return Route(failure=LOOP)
+        hosts = tuple(self._host(host.mx.name, self._settings.smtp_port, host) for host in ahead)
+        findings = lookup.result()
+        return self._judged(hosts, findings) if findings else Route(hosts=hosts)
+
+    async def _findings(self, domain: str) -> Findings | None:
+        if self._settings.enforcement is Enforcement.OFF:
+            return None
+        return await self._policies.findings(domain)
+
+    def _judged(self, hosts: tuple[Host, ...], findings: Findings) -> Route:
+        if findings.defer_until is not None and self._settings.enforcement is Enforcement.ENFORCE:
+            detail = findings.unknown.detail if findings.unknown else "no answer"
+            failure = HostFailure(kind=FailureKind.POLICY_UNKNOWN, detail=detail)
+            return Route(hosts=(), findings=findings, failure=failure)
+        return Route(hosts=with_policy(hosts, findings, self._settings.enforcement), findings=findings)
+
+    def _host(self, name: str, port: int, located: LocatedHost) -> Host:
+        where = addresses(name, located.addresses, allowed=self._may_contact)
+        return Host(name=name, port=port, where=where, verdict=opportunistic(name))
+
+    def _may_contact(self, address: IPAddress) -> bool:
+        return self._settings.allow_private_addresses or is_public(address)
+
+    def _literal_route(self, destination: str, address: IPAddress) -> Route:
+        """RFC 5321 §4.1.3: straight to the address; no policy can exist for it (RFC 8461 §3.4)."""
+        if address in self._settings.own_addresses:
+            return Route(failure=LOOP)
+        where: tuple[IPAddress, ...] | HostFailure = (address,)
+        if not self._may_contact(address):
+            where = HostFailure(kind=FailureKind.ADDRESS_REFUSED, detail=f"the address {address} is not public")
+        verdict = opportunistic(destination)
+        return Route(hosts=(Host(name=destination, port=self._settings.smtp_port, where=where, verdict=verdict),))
+
+    async def _fixed_host(self, next_hop: NextHop) -> Host:
+        """A next hop of the operator's, which may well be a private address."""
+        if not isinstance(next_hop.host, str):
+            name = str(next_hop.host)
+            return Host(name=name, port=next_hop.port, where=(next_hop.host,), verdict=opportunistic(name))
+        answer = await self._resolver.addresses(next_hop.host)
+        where = addresses(next_hop.host, answer, allowed=lambda _: True)
+        return Host(name=next_hop.host, port=next_hop.port, where=where, verdict=opportunistic(next_hop.host))
