@@ -1,0 +1,137 @@
+"""What log lines look like, and that hostile text and slow readers cannot hurt."""
+
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.logs import ConsoleFormatter, JsonFormatter, LogOutput
+from relay.printable import printable
+
+HOSTILE = "a\r\nb\x1b[31m\x00\x7f\x85\u2028\u202e\ud800é"
+log = logging.getLogger("relay")
+
+
+@pytest.fixture
+def restored_levels() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("relay", "policy")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def record(event: str, **extra: object) -> logging.LogRecord:
+    made = logging.LogRecord("relay", logging.INFO, "f", 1, event, None, None)
+    made.__dict__.update(extra, created=1_700_000_000.25)
+    return made
+
+
+def test_json_is_one_flat_object_with_time_level_and_event_first() -> None:
+    line = JsonFormatter().format(
+        record("recipient.deferred", queue_id="q1", attempts=3, at=datetime(2026, 1, 1, tzinfo=UTC))
+    )
+    assert line == (
+        '{"ts":"2023-11-14T22:13:20.250Z","level":"info","event":"recipient.deferred",'
+        '"queue_id":"q1","attempts":3,"at":"2026-01-01T00:00:00+00:00"}'
+    )
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()])
+def test_hostile_text_cannot_break_the_line_or_reach_the_terminal(formatter: logging.Formatter) -> None:
+    line = formatter.format(record("x.y", diagnostic=HOSTILE))
+    assert line.replace("é", "").isascii()
+    assert line.isprintable()
+
+
+def test_json_text_reads_back_as_it_was() -> None:
+    assert json.loads(JsonFormatter().format(record("x.y", diagnostic=HOSTILE)))["diagnostic"] == HOSTILE
+
+
+def test_an_event_cannot_overwrite_its_own_head() -> None:
+    assert json.loads(JsonFormatter().format(record("x.y", level="fatal", ts="never")))["level"] == "info"
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()])
+def test_values_are_bounded(formatter: logging.Formatter) -> None:
+    assert len(formatter.format(record("x" * 100_000, diagnostic="x" * 100_000, other=["y" * 100_000]))) < 103_500
+
+
+def test_an_exception_is_inside_the_json_line() -> None:
+    error = ValueError("bad\nthing")
+    made = record("task.died")
+    made.exc_info = (ValueError, error, None)
+    line = JsonFormatter().format(made)
+    assert "\n" not in line
+    assert json.loads(line)["traceback"].endswith("ValueError: bad\nthing\n")
+    assert "ValueError: bad\nthing" in ConsoleFormatter().format(made)
+
+
+def test_console_quotes_what_has_blanks() -> None:
+    line = ConsoleFormatter().format(record("a.b", one="1", two="x y", three=""))
+    assert line == '22:13:20.250 INFO    a.b one=1 two="x y" three=""'
+
+
+@pytest.mark.usefixtures("restored_levels")
+def test_all_is_written_on_leaving_and_the_level_counts() -> None:
+    stream = io.StringIO()
+    with LogOutput(stream) as output:
+        output.configure("json", "info")
+        log.debug("not.this")
+        for number in range(500):
+            log.info("event.%s", number)
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == [f"event.{number}" for number in range(500)]
+
+
+class StuckStream(io.StringIO):
+    """A log whose reader does not read until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.stuck = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.stuck.set()
+        assert self.go.wait(10)
+        return super().write(text)
+
+
+@pytest.mark.usefixtures("restored_levels")
+def test_a_stuck_reader_costs_records_below_error_and_they_are_counted() -> None:
+    stream = StuckStream()
+    with LogOutput(stream, queued_records=10) as output:
+        output.configure("json", "info")
+        log.info("first")
+        assert stream.stuck.wait(10)
+        for _ in range(30):
+            log.info("more")
+        threading.Timer(0.05, stream.go.set).start()
+        log.error("someone.must.act")
+        log.info("last")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    events = [line["event"] for line in lines]
+    assert events.count("more") == 10
+    assert "someone.must.act" in events
+    assert sum(line["records"] for line in lines if line["event"] == "log.dropped") == 20
+
+
+@given(st.text())
+def test_printable_is_printable_and_keeps_what_was(text: str) -> None:
+    shown = printable(text)
+    assert all(char.isprintable() for char in shown)
+    if text.isprintable() and text.isascii():
+        assert shown == text
+
+
+def test_printable_keeps_letters_and_escapes_the_rest() -> None:
+    assert printable("jörg@bücher.example") == "jörg@bücher.example"
+    assert printable("\x1b]0;x\x07\u202egpj\U000e0001") == r"\x1b]0;x\x07\u202egpj\U000e0001"
+    assert printable("x" * 9, 5) == "xxxxx..."
