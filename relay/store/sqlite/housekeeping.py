@@ -1,0 +1,65 @@
+"""Steps of cleaning up, each a short transaction; `True` or a count says that there may be more to do."""
+
+import sqlite3
+
+from relay.store.sqlite.intake import chunk_key
+
+_UPLOAD_LIFE = 3600 * 1_000_000
+"""An upload that was not touched for an hour has been given up by its client."""
+_STEP_MESSAGES = 200
+_STEP_CHUNKS = 16
+_STEP_DESTINATIONS = 1000
+STEP_PAGES = 1024
+SPARE_PAGES = 4096
+"""Free pages left in the file: the next messages use them, and the file does not breathe with each delivery."""
+
+SELECT_FINISHED = (
+    "SELECT id FROM messages WHERE finished_at IS NOT NULL AND finished_at <= ? ORDER BY finished_at LIMIT ?"
+)
+_DELETE_IDLE = (
+    "DELETE FROM destinations WHERE name IN (SELECT name FROM destinations WHERE oldest_at IS NULL "
+    "AND recipients_held = 0 AND NOT paused AND cooled_until <= ? LIMIT ?)"
+)
+
+
+def remove_nameless(connection: sqlite3.Connection, now: int) -> bool:
+    """Remove some pieces of one content that nobody will name any more."""
+    row = connection.execute(
+        "SELECT content_id FROM nameless WHERE incarnation = '' OR touched_at <= ? LIMIT 1", (now - _UPLOAD_LIFE,)
+    ).fetchone()
+    if row is None:
+        return False
+    (content_id,) = row
+    # From now on nobody may name it, for it is whole no longer.
+    connection.execute("UPDATE nameless SET incarnation = '' WHERE content_id = ?", (content_id,))
+    removed = connection.execute(
+        "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE id >= ? AND id < ? LIMIT ?)",
+        (chunk_key(content_id), chunk_key(content_id + 1), _STEP_CHUNKS),
+    )
+    if removed.rowcount < _STEP_CHUNKS:
+        connection.execute("DELETE FROM nameless WHERE content_id = ?", (content_id,))
+    return True
+
+
+def remove_finished(connection: sqlite3.Connection, before: int) -> bool:
+    """Remove the trace of some messages that finished before the given time."""
+    ids = connection.execute(SELECT_FINISHED, (before, _STEP_MESSAGES)).fetchall()
+    connection.executemany("DELETE FROM messages WHERE id = ?", ids)
+    return len(ids) == _STEP_MESSAGES
+
+
+def remove_idle_destinations(connection: sqlite3.Connection, now: int) -> bool:
+    """Remove rows of destinations with nothing in them and nothing to remember."""
+    removed = connection.execute(_DELETE_IDLE, (now, _STEP_DESTINATIONS))
+    return removed.rowcount == _STEP_DESTINATIONS
+
+
+def give_pages_back(connection: sqlite3.Connection) -> bool:
+    """Make the file smaller by some of the free pages at its end."""
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    step = min(STEP_PAGES, free - SPARE_PAGES)
+    if step <= 0:
+        return False
+    # One page goes with each row that is fetched; a plain execute frees a single page.
+    connection.execute(f"PRAGMA incremental_vacuum({step})").fetchall()
+    return free - step > SPARE_PAGES

@@ -1,0 +1,151 @@
+"""Writes that lease jobs and take leases back. Each runs inside one transaction."""
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import timedelta
+
+from relay.queue.message import HoldReason, Job, Lease
+from relay.store.protocols import LeaseLostError
+from relay.store.sqlite.intake import LeaseTerms
+from relay.store.sqlite.rows import MESSAGE_COLUMNS, MESSAGE_WIDTH, Row, message, recipient
+
+_JOB_COLUMNS = "jobs.id, jobs.destination, jobs.attempts, jobs.fence, jobs.held_us, jobs.held_at, jobs.delay_notified"
+_SELECT_JOB = f"SELECT {MESSAGE_COLUMNS}, {_JOB_COLUMNS} FROM jobs JOIN messages ON messages.id = jobs.message_id"  # noqa: S608  constants
+SELECT_DUE = (
+    f"{_SELECT_JOB} WHERE jobs.destination = ? AND jobs.state = 'queued' AND jobs.next_attempt_at <= ? "
+    "ORDER BY jobs.next_attempt_at, jobs.id LIMIT ?"
+)
+_IS_DUE = "SELECT 1 FROM destinations WHERE name = ? AND due_at <= ?"
+_LEASE = (
+    "UPDATE jobs SET state = 'leased', attempts = attempts + ?1, counted = ?1, fence = fence + 1, leased_by = ?2, "
+    "leased_until = ?3 WHERE id = ?4 AND state IN ('queued', 'held')"
+)
+_RETURN = (
+    "UPDATE jobs SET state = iif(hold_reason IS NULL, 'queued', 'held'), attempts = attempts - counted, counted = 0, "
+    "leased_by = NULL, leased_until = NULL WHERE state = 'leased' AND "
+)
+_LEASED_TO = "id = ? AND fence = ? AND leased_by = ?"
+_HOLD = (
+    "UPDATE jobs SET state = 'held', hold_reason = ?, held_us = held_us + ifnull(? - held_at, 0), held_at = ?, "
+    "counted = 0, lapses = 0, leased_by = NULL, leased_until = NULL WHERE state = 'leased' AND "
+)
+_LAPSE = (
+    "UPDATE jobs SET state = ?, hold_reason = ?, held_at = ?, lapses = ?, counted = 0, leased_by = NULL, "
+    "leased_until = NULL WHERE id = ? AND state = 'leased'"
+)
+SELECT_LAPSED = (
+    "SELECT id, lapses + counted, counted, hold_reason, held_at FROM jobs "
+    "WHERE state = 'leased' AND leased_until <= ? ORDER BY leased_until LIMIT ?"
+)
+_SELECT_ORPHANED = (
+    "SELECT id, lapses + counted, counted, hold_reason, held_at FROM jobs WHERE state = 'leased' AND leased_by IN "
+    "(SELECT incarnation FROM incarnations WHERE node = ?)"
+)
+
+
+def claim(connection: sqlite3.Connection, destination: str, limit: int, now: int, terms: LeaseTerms) -> list[Job]:
+    """Lease due jobs of a destination that is neither paused nor cooled down, and count their attempts."""
+    if connection.execute(_IS_DUE, (destination, now)).fetchone() is None:
+        return []
+    return _lease(
+        connection, connection.execute(SELECT_DUE, (destination, now, limit)).fetchall(), now, terms, counted=1
+    )
+
+
+def claim_by_id(connection: sqlite3.Connection, ids: Sequence[int], now: int, terms: LeaseTerms) -> list[Job]:
+    """Lease queued or held jobs uncounted, in order to drop them."""
+    query = f"{_SELECT_JOB} WHERE jobs.id = ? AND jobs.state IN ('queued', 'held')"
+    rows = [row for job_id in ids if (row := connection.execute(query, (job_id,)).fetchone()) is not None]
+    return _lease(connection, rows, now, terms, counted=0)
+
+
+def renew(connection: sqlite3.Connection, jobs: Sequence[Job] | None, terms: LeaseTerms) -> None:
+    """Prolong the leases named, or all of this process."""
+    renewal = "UPDATE jobs SET leased_until = ? WHERE state = 'leased' AND "
+    if jobs is None:
+        connection.execute(renewal + "leased_by = ?", (terms.until, terms.incarnation))
+    else:
+        connection.executemany(renewal + _LEASED_TO, [(terms.until, *lease_key(job)) for job in jobs])
+
+
+def give_back(connection: sqlite3.Connection, jobs: Sequence[Job]) -> None:
+    """Undo leases that nobody took notice of, uncharged."""
+    connection.executemany(_RETURN + _LEASED_TO, [lease_key(job) for job in jobs])
+
+
+def give_back_all(connection: sqlite3.Connection, incarnation: str) -> None:
+    """Undo all leases of this process, uncharged; no lease of its outlives a clean stop."""
+    connection.execute(_RETURN + "leased_by = ?", (incarnation,))
+
+
+def hold(connection: sqlite3.Connection, job: Job, reason: HoldReason, now: int) -> None:
+    """Hold a leased job. Raises LeaseLostError."""
+    held = connection.execute(_HOLD + _LEASED_TO, (reason.value, now, now, *lease_key(job)))
+    if held.rowcount != 1:
+        raise LeaseLostError(f"job {job.id} is not leased to us any more")
+
+
+def start_incarnation(
+    connection: sqlite3.Connection, incarnation: str, node: str, now: int, max_lapses: int
+) -> list[int]:
+    """Free what this node's earlier incarnations left behind; return the jobs that are held for it as poison."""
+    held = _lapse(connection, connection.execute(_SELECT_ORPHANED, (node,)).fetchall(), now, max_lapses)
+    connection.execute(
+        "UPDATE nameless SET incarnation = '' "
+        "WHERE incarnation IN (SELECT incarnation FROM incarnations WHERE node = ?)",
+        (node,),
+    )
+    connection.execute("DELETE FROM incarnations WHERE node = ?", (node,))
+    connection.execute(
+        "INSERT INTO incarnations (incarnation, node, started_at) VALUES (?, ?, ?)", (incarnation, node, now)
+    )
+    return held
+
+
+def lapse(connection: sqlite3.Connection, now: int, max_lapses: int, limit: int) -> tuple[int, list[int]]:
+    """Take back leases that ran out; return how many, and the jobs that are held for it as poison."""
+    rows = connection.execute(SELECT_LAPSED, (now, limit)).fetchall()
+    return len(rows), _lapse(connection, rows, now, max_lapses)
+
+
+def _lapse(connection: sqlite3.Connection, rows: list[Row], now: int, max_lapses: int) -> list[int]:
+    """A lapse is charged and due again at once, until there were too many in a row."""
+    poison: list[int] = []
+    for job_id, lapses, counted, hold_reason, held_at in rows:
+        if counted and lapses >= max_lapses:
+            poison.append(job_id)
+            hold_reason, held_at = HoldReason.POISON.value, now
+        state = "held" if hold_reason else "queued"
+        connection.execute(_LAPSE, (state, hold_reason, held_at, lapses, job_id))
+    return poison
+
+
+def _lease(connection: sqlite3.Connection, rows: list[Row], now: int, terms: LeaseTerms, *, counted: int) -> list[Job]:
+    jobs = [_leased_job(connection, row, now, terms.incarnation, counted) for row in rows]
+    connection.executemany(_LEASE, [(counted, terms.incarnation, terms.until, job.id) for job in jobs])
+    return jobs
+
+
+def _leased_job(connection: sqlite3.Connection, row: Row, now: int, incarnation: str, counted: int) -> Job:
+    job_id, destination, attempts, fence, held_us, held_at, delay_notified = row[MESSAGE_WIDTH:]
+    recipients = connection.execute(
+        "SELECT id, forward_path, notify, orcpt FROM recipients WHERE job_id = ? AND state = 'waiting' ORDER BY id",
+        (job_id,),
+    )
+    if held_at is not None:
+        held_us += now - held_at
+    return Job(
+        id=job_id,
+        message=message(row),
+        destination=destination,
+        recipients=tuple([recipient(found) for found in recipients]),
+        attempts=attempts + counted,
+        lease=Lease(fence=fence + 1, incarnation=incarnation),
+        held_for=timedelta(microseconds=held_us),
+        delay_notified=bool(delay_notified),
+    )
+
+
+def lease_key(job: Job) -> tuple[int, int, str]:
+    """Values for `id = ? AND fence = ? AND leased_by = ?`."""
+    return job.id, job.lease.fence, job.lease.incarnation

@@ -1,0 +1,375 @@
+"""The queue in one SQLite file: the embedded implementation of QueueStore (design §4).
+
+One process works on a file; others (the command line) may operate on it at the same time.
+"""
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Protocol, Self
+
+from relay.clock import Clock
+from relay.queue.message import HoldReason, Job, NewMessage, Origin, State
+from relay.store.headers import header_section
+from relay.store.protocols import (
+    Destination,
+    QueueEntry,
+    QueueFilter,
+    QueueStats,
+    Settlement,
+    StoreError,
+    StoreFullError,
+    Verdict,
+)
+from relay.store.records import dump_attempt
+from relay.store.sqlite import housekeeping, intake, leasing, operating, settling, views
+from relay.store.sqlite.database import load_schema, open_database, open_for_reading
+from relay.store.sqlite.intake import LeaseTerms
+from relay.store.sqlite.reader import Reader
+from relay.store.sqlite.rows import duration_us, to_us
+from relay.store.sqlite.upload import SqliteUpload
+from relay.store.sqlite.writer import Writer
+
+log = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x4D535251
+_PIECE = 64 * 1024
+_FOREIGN_POLL = timedelta(seconds=1)
+_ROOM_LIFE = timedelta(seconds=1)
+_OPERATE_STEP = 1000
+"""Jobs that an operator's command changes in one transaction: a million never stand in the relay's way."""
+_LAPSE_STEP = 1000
+_MAX_STEPS = 1000
+"""Steps of one kind in one sweep."""
+
+
+class Role(Enum):
+    """What a process is to the file. One worker at a time; its start frees the leases of those before it."""
+
+    WORKER = "worker"
+    OPERATOR = "operator"
+
+
+class _Change(Protocol):
+    def __call__(self, connection: sqlite3.Connection, ids: Sequence[int], now: int) -> int: ...
+
+
+class SqliteQueueStore:
+    """Implements relay.store.protocols.QueueStore. Made by `open`; belongs to the event loop that opened it."""
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        connections: tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection],
+        clock: Clock,
+        incarnation: str,
+        lease_duration: timedelta,
+        max_lapses: int,
+        retain_finished: timedelta,
+        min_free_disk: int,
+    ) -> None:
+        writing, reading, viewing = connections
+        self._path = path
+        self._clock = clock
+        self._incarnation = incarnation
+        self._lease_us = duration_us(lease_duration)
+        self._max_lapses = max_lapses
+        self._retain_us = duration_us(retain_finished)
+        self._min_free_disk = min_free_disk
+        self._writer = Writer(writing, name="queue-writer")
+        self._reader = Reader(reading, name="queue-reader")
+        # An operator's list may read for a second; content and due destinations never wait for it.
+        self._viewer = Reader(viewing, name="queue-viewer")
+        self._free = 0
+        self._free_until: datetime | None = None
+        self._work = asyncio.Event()
+        self._announced = 0
+        self._data_version: int | None = None
+        self._polled_at: datetime | None = None
+        self._poison: list[int] = []
+        self._returning: set[asyncio.Future[None]] = set()
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock,
+        incarnation: str,
+        node: str,
+        role: Role = Role.WORKER,
+        lease_duration: timedelta = timedelta(minutes=2),
+        max_lapses: int = 5,
+        retain_finished: timedelta = timedelta(days=7),
+        min_free_disk: int = 0,
+    ) -> Self:
+        """Open or create the file. A worker frees at once what this node's earlier incarnations held.
+
+        `incarnation` names this process and is never used twice. Raises StoreError.
+        """
+        connections = await asyncio.to_thread(_connect, path)
+        store = cls(
+            path=path,
+            connections=connections,
+            clock=clock,
+            incarnation=incarnation,
+            lease_duration=lease_duration,
+            max_lapses=max_lapses,
+            retain_finished=retain_finished,
+            min_free_disk=min_free_disk,
+        )
+        if role is Role.WORKER:
+            start = partial(
+                leasing.start_incarnation, incarnation=incarnation, node=node, now=store._now(), max_lapses=max_lapses
+            )
+            try:
+                store._poison = await store._writer.run(start)
+            except BaseException:
+                await store.close()
+                raise
+        return store
+
+    async def enqueue(self, message: NewMessage, lease: frozenset[str] = frozenset()) -> Sequence[Job]:
+        """Commit a message; see QueueStore. Mail of our own is taken even when clients' is not."""
+        if message.origin is Origin.CLIENT and not await self.room_for(message.size):
+            raise StoreFullError("the disk is nearly full (store.min_free_disk)")
+        now, terms = self._now(), self._terms()
+
+        def enqueued(jobs: list[Job], heard: bool) -> None:
+            if len(jobs) < len({recipient.destination for recipient in message.recipients}):
+                self._work.set()
+            self._leased(jobs, heard)
+
+        return await self._writer.run(
+            lambda connection: intake.insert_message(connection, message, now, terms, lease),
+            size=message.size,
+            done=enqueued,
+        )
+
+    async def begin_upload(self) -> SqliteUpload:
+        now = self._now()
+        content_id = await self._writer.run(partial(intake.begin_upload, incarnation=self._incarnation, now=now))
+        return SqliteUpload(self._writer, content_id, self._incarnation, self._now)
+
+    async def room_for(self, size: int) -> bool:
+        """Whether there is room; measured once a second. A big message is in the log and in the file for a while."""
+        now = self._clock.now()
+        if self._free_until is None or not now < self._free_until <= now + _ROOM_LIFE:
+            self._free_until = now + _ROOM_LIFE
+            self._free = await self._reader.run(lambda connection: _free_disk(connection, self._path))
+        return self._free - 2 * size >= self._min_free_disk
+
+    async def due_destinations(self, limit: int) -> Sequence[Destination]:
+        return await self._reader.run(partial(views.due_destinations, now=self._now(), limit=limit))
+
+    async def claim(self, destination: str, limit: int) -> Sequence[Job]:
+        now, terms = self._now(), self._terms()
+        return await self._writer.run(
+            lambda connection: leasing.claim(connection, destination, limit, now, terms), done=self._leased
+        )
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Write the end of an attempt; see QueueStore. Raises ValueError if it would be tried again at once."""
+        if settlement.charged and settlement.retry_in is None and _would_spin(settlement):
+            raise ValueError("recipients that are queued again need a time to retry")
+        now, terms = self._now(), self._terms()
+        record = None if settlement.attempt is None else dump_attempt(settlement.attempt)
+        await self._writer.run(
+            lambda connection: settling.settle(connection, settlement, record, now, terms),
+            size=sum(notice.size for notice in settlement.notices),
+            done=self._wake if settlement.notices or not settlement.retry_in else None,
+        )
+
+    async def renew(self, jobs: Sequence[Job] | None = None) -> None:
+        await self._writer.run(partial(leasing.renew, jobs=jobs, terms=self._terms()))
+
+    async def hold(self, job: Job, reason: HoldReason) -> None:
+        await self._writer.run(partial(leasing.hold, job=job, reason=reason, now=self._now()))
+
+    async def content(self, queue_id: str) -> AsyncIterator[bytes]:
+        content_id, size = await self._reader.run(partial(views.content_of, queue_id=queue_id))
+        for number in range(-(-size // intake.CHUNK_SIZE)):
+            data = await self._reader.run(partial(views.content_piece, content_id=content_id, number=number))
+            for start in range(0, len(data), _PIECE):
+                yield data[start : start + _PIECE]
+
+    async def headers(self, queue_id: str, max_bytes: int = 262_144) -> bytes:
+        start = await self._reader.run(partial(views.content_start, queue_id=queue_id, max_bytes=max_bytes))
+        return header_section(start, max_bytes)
+
+    async def wait_for_work(self, timeout: timedelta) -> None:
+        """Return when work may have become due: each due time is announced once. Raises StoreError if we cannot work.
+
+        What another process does to the file is seen within about a second.
+        """
+        deadline = self._clock.now() + timeout
+        while not self._work.is_set():
+            now = self._clock.now()
+            next_due = await self._reader.run(partial(views.next_due, after=self._announced))
+            if (next_due is not None and next_due <= to_us(now)) or await self._changed_by_others(now):
+                break
+            seconds = min(_FOREIGN_POLL.total_seconds(), (deadline - now).total_seconds())
+            if next_due is not None:
+                seconds = min(seconds, (next_due - to_us(now)) / 1_000_000)
+            if seconds <= 0:
+                return
+            await self._sleep_or_work(seconds)
+        self._work.clear()
+        self._announced = self._now()
+
+    async def sweep(self) -> Sequence[QueueEntry]:
+        poison, self._poison = self._poison, []
+        for _ in range(_MAX_STEPS):
+            lapse = partial(leasing.lapse, now=self._now(), max_lapses=self._max_lapses, limit=_LAPSE_STEP)
+            lapsed, held = await self._writer.run(lapse, done=self._wake)
+            poison += held
+            if lapsed < _LAPSE_STEP:
+                break
+        await self._repeat(partial(housekeeping.remove_nameless, now=self._now()))
+        await self._repeat(partial(housekeeping.remove_finished, before=self._now() - self._retain_us))
+        await self._repeat(partial(housekeeping.remove_idle_destinations, now=self._now()))
+        await self._repeat(housekeeping.give_pages_back, only_idle=True)
+        return await self._viewer.run(partial(views.entries, ids=poison, attempts=True)) if poison else ()
+
+    async def stats(self) -> QueueStats:
+        return await self._viewer.run(views.stats)
+
+    async def destinations(self, limit: int) -> Sequence[Destination]:
+        return await self._viewer.run(partial(views.destinations, now=self._now(), limit=limit))
+
+    async def list(self, which: QueueFilter, limit: int) -> Sequence[QueueEntry]:
+        """The jobs meant, oldest first, without the records of their attempts."""
+        now = self._now()
+
+        def query(connection: sqlite3.Connection) -> list[QueueEntry]:
+            ids = operating.select_jobs(connection, which, (), now, 0, limit)
+            return views.entries(connection, ids, attempts=False)
+
+        return await self._viewer.run(query)
+
+    async def show(self, queue_id: str) -> Sequence[QueueEntry]:
+        return await self._viewer.run(
+            lambda connection: views.entries(connection, views.jobs_of(connection, queue_id), attempts=True)
+        )
+
+    async def retry(self, which: QueueFilter) -> int:
+        return await self._operate(operating.retry, which, State.QUEUED)
+
+    async def operator_hold(self, which: QueueFilter) -> int:
+        return await self._operate(operating.hold, which, State.QUEUED)
+
+    async def release(self, which: QueueFilter) -> int:
+        return await self._operate(operating.release, which, State.HELD)
+
+    async def claim_for_drop(self, which: QueueFilter, limit: int) -> Sequence[Job]:
+        now, terms = self._now(), self._terms()
+        states = (State.QUEUED, State.HELD)
+        ids = await self._viewer.run(
+            partial(
+                operating.select_jobs, which=which, states=states, now=now, after=0, limit=min(limit, _OPERATE_STEP)
+            )
+        )
+        return await self._writer.run(
+            lambda connection: leasing.claim_by_id(connection, ids, now, terms), done=self._leased
+        )
+
+    async def drop(self, job: Job, notices: tuple[NewMessage, ...]) -> None:
+        now, terms = self._now(), self._terms()
+        await self._writer.run(lambda connection: settling.drop(connection, job, notices, now, terms), done=self._wake)
+
+    async def pause(self, domain: str) -> None:
+        await self._writer.run(partial(operating.pause, domain=domain))
+
+    async def resume(self, domain: str) -> None:
+        await self._writer.run(partial(operating.resume, domain=domain), done=self._wake)
+
+    async def close(self) -> None:
+        with suppress(StoreError):
+            await self._writer.run(partial(leasing.give_back_all, incarnation=self._incarnation))
+        await self._reader.close()
+        await self._viewer.close()
+        await self._writer.close()
+
+    async def _operate(self, change: _Change, which: QueueFilter, *states: State) -> int:
+        """Change the jobs meant, in short transactions; each checks again that a job is still in one of the states."""
+        changed, after = 0, 0
+        while True:
+            now = self._now()
+            ids = await self._viewer.run(
+                partial(operating.select_jobs, which=which, states=states, now=now, after=after, limit=_OPERATE_STEP)
+            )
+            if ids:
+                changed += await self._writer.run(partial(change, ids=ids, now=now), done=self._wake)
+                after = ids[-1]
+            if len(ids) < _OPERATE_STEP:
+                return changed
+
+    async def _repeat(self, step: Callable[[sqlite3.Connection], bool], *, only_idle: bool = False) -> None:
+        for _ in range(_MAX_STEPS):
+            if (only_idle and not self._writer.idle) or not await self._writer.run(step):
+                return
+
+    async def _changed_by_others(self, now: datetime) -> bool:
+        """Whether another process has written since the last look, which is at least a second ago."""
+        if self._polled_at is not None and abs(now - self._polled_at) < _FOREIGN_POLL:
+            return False
+        self._polled_at = now
+        before, self._data_version = self._data_version, await self._writer.run(_data_version)
+        return before is not None and before != self._data_version
+
+    async def _sleep_or_work(self, seconds: float) -> None:
+        tasks = [asyncio.ensure_future(self._work.wait()), asyncio.ensure_future(self._clock.sleep(seconds))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _now(self) -> int:
+        return to_us(self._clock.now())
+
+    def _terms(self) -> LeaseTerms:
+        return LeaseTerms(incarnation=self._incarnation, until=self._now() + self._lease_us)
+
+    def _wake(self, _result: object, _heard: bool) -> None:
+        self._work.set()
+
+    def _leased(self, jobs: Sequence[Job], heard: bool) -> None:
+        """Give back what was leased to a caller that is gone; it is no lapse."""
+        if jobs and not heard:
+            task = asyncio.ensure_future(self._writer.run(partial(leasing.give_back, jobs=jobs), done=self._wake))
+            self._returning.add(task)
+            task.add_done_callback(self._returned)
+
+    def _returned(self, task: asyncio.Future[None]) -> None:
+        self._returning.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("store.leases_not_returned", exc_info=error)
+
+
+def _connect(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection]:
+    writing = open_database(path, load_schema("schema", APPLICATION_ID))
+    return writing, open_for_reading(path), open_for_reading(path)
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+    return version
+
+
+def _free_disk(connection: sqlite3.Connection, path: Path) -> int:
+    disk = os.statvfs(path.parent)
+    return disk.f_bavail * disk.f_frsize + views.free_bytes_inside(connection)
+
+
+def _would_spin(settlement: Settlement) -> bool:
+    return settlement.hold is None and any(r.verdict is Verdict.QUEUED for r in settlement.recipients)

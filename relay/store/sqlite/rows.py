@@ -1,0 +1,106 @@
+"""Between rows and words: times, enums, messages, recipients. **Pure.**"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from relay.queue.message import Client, Envelope, Message, NewMessage, Notify, Origin, Recipient, Ret
+
+Row = tuple[Any, ...]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+MESSAGE_COLUMNS = (
+    "messages.queue_id, messages.accepted_at, messages.size, messages.origin, messages.message_id, "
+    "messages.reverse_path, messages.ret, messages.envid, messages.smtputf8, messages.eight_bit, "
+    "messages.utf8_header, messages.client_address, messages.client_helo, messages.client_tls_version, "
+    "messages.client_tls_cipher, messages.client_user"
+)
+MESSAGE_WIDTH = MESSAGE_COLUMNS.count(",") + 1
+"""How many columns `message` takes; others may follow them in a row."""
+
+
+def to_us(time: datetime) -> int:
+    """Return microseconds since 1970 UTC."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def from_us(value: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def duration_us(duration: timedelta) -> int:
+    return duration // _MICROSECOND
+
+
+def notify_text(notify: frozenset[Notify] | None) -> str | None:
+    """NULL says that NOTIFY was absent, which is not the same as any value."""
+    return None if notify is None else ",".join(sorted(option.value for option in notify))
+
+
+def notify_of(text: str | None) -> frozenset[Notify] | None:
+    return None if text is None else frozenset(Notify(word) for word in text.split(",") if word)
+
+
+def committed(new: NewMessage, accepted_at: int) -> Message:
+    """The message as it will be read back."""
+    return Message(
+        queue_id=new.queue_id,
+        accepted_at=from_us(accepted_at),
+        envelope=new.envelope,
+        size=new.size,
+        origin=new.origin,
+        message_id=new.message_id,
+        eight_bit=new.eight_bit,
+        utf8_header=new.utf8_header,
+        client=new.client,
+    )
+
+
+def message_values(message: Message) -> Row:
+    """Values of MESSAGE_COLUMNS, in their order."""
+    envelope, client = message.envelope, message.client
+    return (
+        message.queue_id,
+        to_us(message.accepted_at),
+        message.size,
+        message.origin.value,
+        message.message_id,
+        envelope.reverse_path,
+        envelope.ret.value if envelope.ret else None,
+        envelope.envid,
+        envelope.smtputf8,
+        message.eight_bit,
+        message.utf8_header,
+        client.address,
+        client.helo,
+        client.tls_version,
+        client.tls_cipher,
+        client.user,
+    )
+
+
+def message(row: Row) -> Message:
+    """The message of a row that begins with MESSAGE_COLUMNS."""
+    queue_id, accepted_at, size, origin, message_id, reverse_path, ret, envid, smtputf8, eight_bit, utf8_header = row[
+        :11
+    ]
+    address, helo, tls_version, tls_cipher, user = row[11:MESSAGE_WIDTH]
+    return Message(
+        queue_id=queue_id,
+        accepted_at=from_us(accepted_at),
+        envelope=Envelope(
+            reverse_path=reverse_path, ret=Ret(ret) if ret else None, envid=envid, smtputf8=bool(smtputf8)
+        ),
+        size=size,
+        origin=Origin(origin),
+        message_id=message_id,
+        eight_bit=bool(eight_bit),
+        utf8_header=bool(utf8_header),
+        client=Client(address=address, helo=helo, tls_version=tls_version, tls_cipher=tls_cipher, user=user),
+    )
+
+
+def recipient(row: Row) -> Recipient:
+    """The recipient of a row (id, forward_path, notify, orcpt)."""
+    return Recipient(id=row[0], forward_path=row[1], notify=notify_of(row[2]), orcpt=row[3])

@@ -1,0 +1,149 @@
+"""Reads: destinations, gauges, what an operator sees, content. Nothing here writes."""
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import timedelta
+
+from relay.queue.attempt import Attempt
+from relay.queue.message import HoldReason, State
+from relay.store.protocols import Destination, QueuedRecipient, QueueEntry, QueueStats, StoreError
+from relay.store.records import load_attempt
+from relay.store.sqlite.intake import CHUNK_SIZE, chunk_key
+from relay.store.sqlite.rows import MESSAGE_COLUMNS, MESSAGE_WIDTH, Row, from_us, message, notify_of
+
+_DESTINATION = "SELECT name, queued, bytes, in_flight, oldest_at, due_at, paused FROM destinations"
+SELECT_DUE_DESTINATIONS = f"{_DESTINATION} WHERE due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?"
+_SELECT_DESTINATIONS = f"{_DESTINATION} ORDER BY queued DESC, name LIMIT ?"
+SELECT_NEXT_DUE = "SELECT min(due_at) FROM destinations WHERE due_at IS NOT NULL AND due_at > ?"
+_SELECT_SUMS = (
+    "SELECT sum(recipients_queued), sum(recipients_leased), sum(recipients_held), sum(bytes), min(oldest_at) "
+    "FROM destinations"
+)
+_SELECT_ENTRY = (
+    f"SELECT {MESSAGE_COLUMNS}, jobs.destination, jobs.state, jobs.attempts, jobs.next_attempt_at, jobs.hold_reason "  # noqa: S608  constants
+    "FROM jobs JOIN messages ON messages.id = jobs.message_id WHERE jobs.id = ?"
+)
+_SELECT_CONTENT = "SELECT content_id, size FROM messages WHERE queue_id = ? AND finished_at IS NULL"
+
+
+def due_destinations(connection: sqlite3.Connection, now: int, limit: int) -> list[Destination]:
+    return [_destination(row, now) for row in connection.execute(SELECT_DUE_DESTINATIONS, (now, limit))]
+
+
+def destinations(connection: sqlite3.Connection, now: int, limit: int) -> list[Destination]:
+    return [_destination(row, now) for row in connection.execute(_SELECT_DESTINATIONS, (limit,))]
+
+
+def next_due(connection: sqlite3.Connection, after: int) -> int | None:
+    """When the next destination becomes due after the given time."""
+    due: int | None = connection.execute(SELECT_NEXT_DUE, (after,)).fetchone()[0]
+    return due
+
+
+def stats(connection: sqlite3.Connection) -> QueueStats:
+    queued, leased, held, size, oldest_at = connection.execute(_SELECT_SUMS).fetchone()
+    return QueueStats(
+        by_state={State.QUEUED: queued or 0, State.LEASED: leased or 0, State.HELD: held or 0},
+        queued_bytes=size or 0,
+        oldest_at=None if oldest_at is None else from_us(oldest_at),
+    )
+
+
+def entries(connection: sqlite3.Connection, ids: Sequence[int], *, attempts: bool) -> list[QueueEntry]:
+    """The jobs as the operator sees them, with or without the records of their attempts."""
+    found = [(job_id, connection.execute(_SELECT_ENTRY, (job_id,)).fetchone()) for job_id in ids]
+    return [
+        _entry(connection, job_id, row, _attempts(connection, job_id) if attempts else ())
+        for job_id, row in found
+        if row is not None
+    ]
+
+
+def jobs_of(connection: sqlite3.Connection, queue_id: str) -> list[int]:
+    query = "SELECT id FROM jobs WHERE message_id = (SELECT id FROM messages WHERE queue_id = ?) ORDER BY id"
+    return [row[0] for row in connection.execute(query, (queue_id,))]
+
+
+def content_of(connection: sqlite3.Connection, queue_id: str) -> tuple[int, int]:
+    """The id and size of a message's content. Raises StoreError if it is gone."""
+    row: tuple[int, int] | None = connection.execute(_SELECT_CONTENT, (queue_id,)).fetchone()
+    if row is None:
+        raise StoreError(f"there is no content of {queue_id} any more")
+    return row
+
+
+def content_piece(connection: sqlite3.Connection, content_id: int, number: int) -> bytes:
+    """One piece of content, at most 256 KiB. Raises StoreError if it is gone."""
+    row = connection.execute("SELECT data FROM chunks WHERE id = ?", (chunk_key(content_id, number),)).fetchone()
+    if row is None:
+        raise StoreError("the content went away while it was read")
+    data: bytes = row[0]
+    return data
+
+
+def content_start(connection: sqlite3.Connection, queue_id: str, max_bytes: int) -> bytes:
+    """At least the first `max_bytes` of the content, if there are so many. Raises StoreError if it is gone."""
+    content_id, _ = content_of(connection, queue_id)
+    last = chunk_key(content_id, max_bytes // CHUNK_SIZE)
+    pieces = connection.execute(
+        "SELECT data FROM chunks WHERE id BETWEEN ? AND ? ORDER BY id", (chunk_key(content_id), last)
+    )
+    return b"".join([row[0] for row in pieces])
+
+
+def free_bytes_inside(connection: sqlite3.Connection) -> int:
+    """Bytes of the file that hold nothing; they count as free disk."""
+    pages, page_size = (
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("freelist_count", "page_size")
+    )
+    return pages * page_size
+
+
+def _destination(row: Row, now: int) -> Destination:
+    name, queued, size, in_flight, oldest_at, due_at, paused = row
+    return Destination(
+        name=name,
+        queued=queued,
+        queued_bytes=size,
+        in_flight=in_flight,
+        oldest_at=None if oldest_at is None else from_us(oldest_at),
+        due_in=None if due_at is None else timedelta(microseconds=due_at - now),
+        paused=bool(paused),
+    )
+
+
+def _entry(connection: sqlite3.Connection, job_id: int, row: Row, attempts: tuple[Attempt, ...]) -> QueueEntry:
+    destination, state_text, attempts_counted, next_attempt_at, hold_reason = row[MESSAGE_WIDTH:]
+    state = State(state_text)
+    recipients = connection.execute(
+        "SELECT forward_path, state, status, diagnostic, notify, orcpt FROM recipients WHERE job_id = ? ORDER BY id",
+        (job_id,),
+    )
+    return QueueEntry(
+        job_id=job_id,
+        message=message(row),
+        destination=destination,
+        state=state,
+        attempts=attempts_counted,
+        next_attempt_at=from_us(next_attempt_at) if state is State.QUEUED else None,
+        hold_reason=HoldReason(hold_reason) if hold_reason else None,
+        recipients=tuple([_recipient(found, state) for found in recipients]),
+        attempts_made=attempts,
+    )
+
+
+def _recipient(row: Row, job_state: State) -> QueuedRecipient:
+    forward_path, state, status, diagnostic, notify, orcpt = row
+    return QueuedRecipient(
+        forward_path=forward_path,
+        state=job_state if state == "waiting" else State(state),
+        status=status,
+        diagnostic=diagnostic,
+        notify=notify_of(notify),
+        orcpt=orcpt,
+    )
+
+
+def _attempts(connection: sqlite3.Connection, job_id: int) -> tuple[Attempt, ...]:
+    records = connection.execute("SELECT record FROM attempts WHERE job_id = ? ORDER BY id", (job_id,))
+    return tuple([attempt for (record,) in records if (attempt := load_attempt(record)) is not None])

@@ -1,0 +1,160 @@
+"""One thread that writes: all that waits goes into one transaction, so that many commits share one fsync."""
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from relay.store.protocols import StoreError
+from relay.store.sqlite.database import store_error
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], T]
+
+MAX_WAITING = 4096
+"""Writes that may wait; callers beyond wait for their turn to wait."""
+_MAX_BATCH = 512
+_MAX_BATCH_BYTES = 8 * 1024 * 1024
+"""A transaction stays short, so that neither small messages nor another process wait long for big ones."""
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    operation: Operation[Any]
+    future: asyncio.Future[Any]
+    size: int
+    done: Callable[[Any, bool], None] | None
+    result: Any = None
+    error: StoreError | None = None
+
+
+class _BatchLostError(Exception):
+    """SQLite rolled the whole transaction back."""
+
+
+class Writer:
+    """Runs operations in a thread of its own, in order, each whole or not at all.
+
+    An operation gets the connection inside a transaction and must not end it. Its failure fails it alone; a
+    failing commit fails all that were in it. Owns the connection.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, name: str) -> None:
+        self._connection = connection
+        self._queue: SimpleQueue[_Write | None] = SimpleQueue()
+        self._room = asyncio.Semaphore(MAX_WAITING)
+        self._loop = asyncio.get_running_loop()
+        self._stopped: StoreError | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def idle(self) -> bool:
+        return self._queue.empty()
+
+    async def run(self, operation: Operation[T], *, size: int = 0, done: Callable[[T, bool], None] | None = None) -> T:
+        """Run the operation and return its result once it is on disk. Raises StoreError.
+
+        Cancelling the caller does not undo it. `done(result, heard)` is called after the commit in any case;
+        `heard` is False if the caller was cancelled and will not see the result. `size` is what it writes.
+        """
+        await self._room.acquire()
+        if self._stopped is not None:
+            self._room.release()
+            raise self._stopped
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Write(operation, future, size, done))
+        return await future
+
+    async def close(self) -> None:
+        """Finish what waits, then end the thread and close the connection."""
+        if self._stopped is None:
+            self._stopped = StoreError("the store is closed")
+            self._queue.put(None)
+        while self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        batch: list[_Write] = []
+        try:
+            while self._gather(batch):
+                self._commit(batch)
+                self._loop.call_soon_threadsafe(self._resolve, batch)
+                batch = []
+        except BaseException as error:
+            log.exception("store.writer_died")
+            self._loop.call_soon_threadsafe(self._die, StoreError(f"the writer died: {error!r}"), batch)
+        finally:
+            self._connection.close()
+
+    def _gather(self, batch: list[_Write]) -> bool:
+        """Wait for work and collect what is there; False when it is time to stop."""
+        size = 0
+        write = self._queue.get()
+        while write is not None:
+            batch.append(write)
+            size += write.size
+            if self._queue.empty() or len(batch) >= _MAX_BATCH or size >= _MAX_BATCH_BYTES:
+                return True
+            write = self._queue.get()
+        self._queue.put(None)
+        return bool(batch)
+
+    def _commit(self, batch: list[_Write]) -> None:
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            for write in batch:
+                self._apply(write)
+            execute("COMMIT")
+        except (sqlite3.Error, _BatchLostError) as error:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            cause = error.__cause__ if isinstance(error, _BatchLostError) else error
+            assert isinstance(cause, Exception)
+            log.exception("store.commit_failed", extra={"writes": len(batch)})
+            for write in batch:
+                write.error = store_error(cause)
+
+    def _apply(self, write: _Write) -> None:
+        execute = self._connection.execute
+        execute("SAVEPOINT operation")
+        try:
+            write.result = write.operation(self._connection)
+        except Exception as error:  # one operation's fault, of whatever kind, is not its neighbours'
+            if not self._connection.in_transaction:
+                raise _BatchLostError from error
+            execute("ROLLBACK TO operation")
+            write.error = store_error(error)
+            if write.error is not error:
+                log.warning("store.operation_failed", exc_info=error)
+                write.error.__cause__ = error
+        execute("RELEASE operation")
+
+    def _resolve(self, batch: list[_Write]) -> None:
+        for write in batch:
+            self._room.release()
+            heard = not write.future.done()
+            if write.error is not None:
+                if heard:
+                    write.future.set_exception(write.error)
+                continue
+            if heard:
+                write.future.set_result(write.result)
+            if write.done is not None:
+                write.done(write.result, heard)
+
+    def _die(self, error: StoreError, batch: list[_Write]) -> None:
+        self._stopped = error
+        while not self._queue.empty():
+            if (write := self._queue.get()) is not None:
+                batch.append(write)
+        for write in batch:
+            write.error = error
+        self._resolve(batch)
