@@ -1,0 +1,91 @@
+"""Ready words for the recipient's postmaster: what is wrong with their policy or server, what to change. **Pure.**
+
+RFC 8461 §4.1 and §4.2; §8.3 on changing MX records and policy together.
+"""
+
+from collections.abc import Iterator
+
+from policy.requirement import ResultType
+from policy.tls_facts import CertificateFacts, TlsFailure
+from relay.queue.attempt import Attempt, FailureKind, HostAttempt, PolicyFacts
+from relay.reports.fields import clean
+
+_MAX_SHOWN = 10
+
+
+def remedies(domain: str, attempt: Attempt) -> list[str]:
+    """Return paragraphs, one for each thing to mend; none unless security is what refused."""
+    found: dict[str, None] = {}
+    strangers = tuple(dict.fromkeys(h.mx_host for h in attempt.hosts if _failed(h, FailureKind.MX_NOT_IN_POLICY)))
+    if strangers and attempt.policy:
+        found[_add_to_policy(domain, strangers, attempt.policy)] = None
+    for host in attempt.hosts:
+        for paragraph in _host_remedy(host):
+            found[paragraph] = None
+    return list(found)
+
+
+def listed(items: tuple[str, ...], conjunction: str = "and") -> str:
+    """Return names as a list in a sentence, the first ten of them."""
+    shown = [clean(item, 253) for item in items[:_MAX_SHOWN]]
+    if len(items) > _MAX_SHOWN:
+        shown.append(f"{len(items) - _MAX_SHOWN} more")
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} {conjunction} {shown[-1]}" if shown else "nothing"
+
+
+def _failed(host: HostAttempt, *kinds: FailureKind) -> bool:
+    return host.failure is not None and host.failure.kind in kinds
+
+
+def _add_to_policy(domain: str, strangers: tuple[str, ...], policy: PolicyFacts) -> str:
+    lines = " and ".join(f'"mx: {clean(name, 253)}"' for name in strangers[:_MAX_SHOWN])
+    them, is_yours = ("it", "that host is") if len(strangers) == 1 else ("them", "those hosts are")
+    return (
+        f"The MTA-STS policy of {domain} (https://mta-sts.{domain}/.well-known/mta-sts.txt, "
+        f"id {clean(policy.record_id)}, mode {clean(policy.mode)}) lists {listed(policy.mx)}; your MX is "
+        f"{listed(strangers)}, which it does not list. If {is_yours} yours, add {lines} to the policy and then change "
+        f"the id in the TXT record _mta-sts.{domain}. If not, remove {them} from your MX records, and find out who "
+        f"put {them} there."
+    )
+
+
+def _host_remedy(host: HostAttempt) -> Iterator[str]:
+    name = clean(host.mx_host, 253)
+    failure = host.failure
+    if _failed(host, FailureKind.CERTIFICATE) and failure and failure.tls:
+        yield _certificate_remedy(name, failure.tls)
+    elif _failed(host, FailureKind.STARTTLS_MISSING, FailureKind.STARTTLS_REFUSED):
+        yield (
+            f"Your mail host {name} does not let us use STARTTLS, which your MTA-STS policy demands. Turn STARTTLS on, "
+            f"with a certificate for {name}, and see that no firewall in front of it removes STARTTLS."
+        )
+    elif _failed(host, FailureKind.HANDSHAKE) and failure:
+        yield (
+            f"The TLS handshake with your mail host {name} fails ({clean(failure.detail, 200)}). It has to offer "
+            f"TLS 1.2 or later with a certificate for {name}."
+        )
+
+
+def _certificate_remedy(name: str, failure: TlsFailure) -> str:
+    shown = failure.certificate
+    match failure.result_type:
+        case ResultType.CERTIFICATE_EXPIRED:
+            when = f" on {shown.not_after:%Y-%m-%d}" if shown else ""
+            return f"The certificate of your mail host {name} expired{when}. Renew it and let the mail server load it."
+        case ResultType.CERTIFICATE_HOST_MISMATCH:
+            return (
+                f"The certificate of your mail host {name} is made out to {_names(shown)}, not to {name}. It needs "
+                f"{name} as a DNS name in its subjectAltName."
+            )
+        case ResultType.CERTIFICATE_NOT_TRUSTED:
+            issuer = f" (issued by {clean(shown.issuer, 200)})" if shown else ""
+            return (
+                f"The certificate of your mail host {name}{issuer} does not chain to a public CA. Use one from a "
+                "public CA, and let the server send the intermediate certificates with it: senders do not fetch them."
+            )
+        case _:
+            return f"The certificate of your mail host {name} does not verify: {clean(failure.detail, 200)}."
+
+
+def _names(certificate: CertificateFacts | None) -> str:
+    return listed(certificate.names, "and") if certificate and certificate.names else "no DNS name"
