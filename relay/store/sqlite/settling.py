@@ -19,6 +19,7 @@ _SETTLE = (
     "WHERE id = ? AND fence = ? AND leased_by = ? AND state = 'leased'"
 )
 _SETTLE_RECIPIENT = "UPDATE recipients SET state = ?, status = ?, diagnostic = ? WHERE job_id = ? AND id = ?"
+_ANY_FAILED = "SELECT 1 FROM recipients WHERE job_id = ? AND state = 'failed' LIMIT 1"
 _FINISH = (
     "UPDATE messages SET open_jobs = open_jobs - 1, finished_at = iif(open_jobs = 1, ?, NULL) "
     "WHERE queue_id = ? RETURNING open_jobs, content_id, size"
@@ -36,7 +37,7 @@ def settle(
 ) -> None:
     """Write the end of an attempt. Raises LeaseLostError."""
     job = settlement.job
-    state, waiting = _settled_state(settlement)
+    state, waiting = _settled_state(connection, settlement)
     hold_reason = settlement.hold.value if settlement.hold and state is State.HELD else None
     retry_at = None if settlement.retry_in is None else now + duration_us(settlement.retry_in)
     settled = connection.execute(
@@ -87,13 +88,14 @@ def drop(connection: sqlite3.Connection, job: Job, notices: Sequence[NewMessage]
         insert_message(connection, notice, now, terms)
 
 
-def _settled_state(settlement: Settlement) -> tuple[State, int]:
-    """The job's state, and how many of its recipients still wait. A job with any failure counts as failed."""
+def _settled_state(connection: sqlite3.Connection, settlement: Settlement) -> tuple[State, int]:
+    """The job's state, and how many of its recipients still wait. A job with any failure, ever, is failed."""
     verdicts = [recipient.verdict for recipient in settlement.recipients]
     waiting = verdicts.count(Verdict.QUEUED)
     if waiting:
         return (State.HELD if settlement.hold else State.QUEUED), waiting
-    return (State.FAILED if Verdict.FAILED in verdicts else State.DELIVERED), 0
+    failed = Verdict.FAILED in verdicts or connection.execute(_ANY_FAILED, (settlement.job.id,)).fetchone() is not None
+    return (State.FAILED if failed else State.DELIVERED), 0
 
 
 def _insert_attempt(connection: sqlite3.Connection, job: Job, record: str, *, prune: bool) -> None:
