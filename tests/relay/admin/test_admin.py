@@ -131,8 +131,13 @@ async def test_other_paths_are_404(port: int) -> None:
     assert (await ask(port, "/../etc/passwd"))[0] == 404
 
 
-async def test_a_large_head_is_refused(port: int) -> None:
-    assert (await ask(port, "/" + "a" * 400_000))[0] == 400
+async def test_a_head_without_end_is_refused(port: int) -> None:
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /" + b"a" * 20_000)
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_signals_stay_the_relays(port: int) -> None:
