@@ -63,6 +63,8 @@ def _listener(path: KeyPath, listener: ListenerTable, settings: Settings) -> Ite
                 yield Problem((*path, key), f'is needed with tls = "{listener.tls}"')
     if listener.proxy_protocol and not settings.access.proxies:
         yield Problem((*path, "proxy_protocol"), "needs access.proxies: nobody else may say who the client is")
+    if listener.proxy_protocol and listener.tls == "implicit":
+        yield Problem((*path, "proxy_protocol"), 'does not go together with tls = "implicit"')
 
 
 def unusable(settings: Settings) -> Iterator[Problem]:
@@ -88,12 +90,13 @@ def unusable(settings: Settings) -> Iterator[Problem]:
 
 
 def _not_writable(directory: Path) -> str | None:
-    """Make the directory if it is not there, private to us, since mail will be in it."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        return f"{directory} cannot be made: {error.strerror}"
-    return None if os.access(directory, os.W_OK | os.X_OK, effective_ids=True) else f"{directory} is not writable"
+    """Whether files can be made there; the directory itself is made when the relay starts."""
+    there = directory
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        return f"{there} is not a directory"
+    return None if os.access(there, os.W_OK | os.X_OK, effective_ids=True) else f"{there} is not writable"
 
 
 def _not_readable(file: Path | None) -> str | None:

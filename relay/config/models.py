@@ -15,6 +15,7 @@ from relay.config.quantities import (
     parse_address_port,
     parse_certificate_name,
     parse_domain,
+    parse_domain_pattern,
     parse_duration,
     parse_mailbox,
     parse_network,
@@ -85,6 +86,7 @@ Flag = Annotated[bool, Strict()]
 OptionalPath = Annotated[Path | None, BeforeValidator(_path), _said(lambda value: str(value or ""))]
 Directory = Annotated[Path, BeforeValidator(_directory), _said(str)]
 Domain = Annotated[str, _written(parse_domain)]
+DomainPattern = Annotated[str, _written(parse_domain_pattern)]
 Mailbox = Annotated[str, _written(parse_mailbox)]
 Listening = Annotated[HostPort, _written(parse_address_port), _said(str)]
 NameServer = Annotated[HostPort, _written(lambda text: parse_address_port(text, 53)), _said(str)]
@@ -120,7 +122,7 @@ class AccessTable(Table):
     networks: tuple[AnyNetwork, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
     users_file: OptionalPath = None
     certificates: tuple[CertificateName, ...] = ()
-    sender_domains: tuple[Domain, ...] = ()
+    sender_domains: tuple[DomainPattern, ...] = ()
     proxies: tuple[AnyNetwork, ...] = ()
     max_connections: Count = 1000
     max_connections_per_client: Count = 100
@@ -171,7 +173,7 @@ class MtaStsTable(Table):
 class TlsTable(Table):
     ca_file: OptionalPath = None
     minimum_version: Literal["1.2", "1.3"] = "1.2"
-    opportunistic_minimum_version: Literal["1.0", "1.1", "1.2", "1.3"] = "1.2"
+    opportunistic_minimum_version: Literal["1.2", "1.3"] = "1.2"
 
 
 class TimeoutsTable(Table):

@@ -114,6 +114,11 @@ def parse_domain(text: str) -> str:
         raise ValueError(f"a domain name ({error})") from None
 
 
+def parse_domain_pattern(text: str) -> str:
+    """Read a domain, or `*.domain` for all below it."""
+    return f"*.{parse_domain(text[2:])}" if text.startswith("*.") else parse_domain(text)
+
+
 def parse_mailbox(text: str) -> str:
     """Read a plain address, local-part@domain, and bring its domain into canonical form."""
     local_part, at, domain = text.rpartition("@")

@@ -64,6 +64,7 @@ def test_values_are_read() -> None:
         key = "/secret/key.pem"
         [access]
         networks = ["10.0.0.0/8", "192.0.2.1"]
+        sender_domains = ["Example.COM", "*.example.com"]
         [ingress]
         max_message_size = "512KiB"
         [queue]
@@ -90,6 +91,7 @@ def test_values_are_read() -> None:
     assert settings.listener[1].certificate == BASE / "tls/chain.pem"
     assert settings.listener[1].key == Path("/secret/key.pem")
     assert settings.access.networks == (ip_network("10.0.0.0/8"), ip_network("192.0.2.1/32"))
+    assert settings.access.sender_domains == ("example.com", "*.example.com")
     assert settings.ingress.max_message_size == 512 * 1024
     assert settings.queue.retry == (timedelta(seconds=1), timedelta(hours=1))
     assert settings.queue.delay_notice_after is None
@@ -158,6 +160,10 @@ def test_what_is_rendered_reads_back_the_same() -> None:
         ("[[listener]]\ntls = 'yes'", "must be 'none', 'starttls', 'starttls-required' or 'implicit'"),
         ("[[listener]]\nproxy_protocol = 1", "must be true or false"),
         ("[[listener]]\nproxy_protocol = true", "needs access.proxies"),
+        (
+            "[access]\nproxies = ['10.0.0.1']\n[[listener]]\ntls = 'implicit'\nproxy_protocol = true",
+            'line 5: listener[1].proxy_protocol: does not go together with tls = "implicit"',
+        ),
         ("[[listener]]\ncertificate = 'a.pem'", 'line 2: listener[1].certificate: has no use with tls = "none"'),
         ("[[listener]]\ntls = 'implicit'", 'listener[1].key: is needed with tls = "implicit"'),
         ("[[listener]]\n[[listener]]", "line 2: listener[2].address: the same as listener[1].address"),
@@ -251,15 +257,15 @@ def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
         load(tmp_path / "config.toml")
 
 
-def test_the_state_directory_is_made_for_us_alone(tmp_path: Path) -> None:
-    settings = load(write(tmp_path / "config.toml", ""))
-    assert settings.relay.state_dir == tmp_path / "state"
-    assert settings.relay.state_dir.stat().st_mode & 0o777 == 0o700
+def test_looking_at_a_file_makes_nothing(tmp_path: Path) -> None:
+    settings = load(write(tmp_path / "config.toml", "[relay]\nstate_dir = 'a/b'"))
+    assert settings.relay.state_dir == tmp_path / "a/b"
+    assert not (tmp_path / "a").exists()
 
 
-def test_a_state_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_state_directory_that_cannot_be_one_is_told(tmp_path: Path) -> None:
     write(tmp_path / "file", "")
-    with pytest.raises(ConfigError, match=r"line 2: relay\.state_dir: .*file/state cannot be made: Not a directory"):
+    with pytest.raises(ConfigError, match=r"line 2: relay\.state_dir: .*file is not a directory"):
         load(write(tmp_path / "config.toml", "[relay]\nstate_dir = 'file/state'"))
 
 
