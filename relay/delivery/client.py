@@ -1,0 +1,246 @@
+"""Opens a connection to one host that is protected as its requirement demands, or says why there is none.
+
+RFC 8461 §5 (modes), RFC 3207 §4 (STARTTLS), RFC 5321 §3.2 (EHLO, HELO).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from cachetools import TTLCache
+
+from policy.names import IPAddress, parse_address_literal
+from policy.requirement import Level, MxMatch, ResultType
+from policy.tls import TlsContexts, classify, describe_session
+from policy.tls_facts import TlsFailure
+from relay.clock import Clock
+from relay.delivery.link import QUIT_LIMIT, Link
+from relay.delivery.protocol import LinkError
+from relay.delivery.seam import HostError, SessionFacts, Target
+from relay.delivery.timeouts import Timeouts
+from relay.queue.attempt import FailureKind, HostFailure, Phase, Security
+from relay.status import Reply
+
+PLAINTEXT_REMEMBERED = timedelta(hours=1)
+PLAINTEXT_HOSTS = 10_000
+
+_MX_NOT_IN_POLICY = TlsFailure(
+    result_type=ResultType.VALIDATION_FAILURE,
+    reason="MxNotInPolicy",
+    detail="the MX host is not among those that the policy names",
+)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Connection:
+    """An open connection that meets its target's requirement, and what it has carried so far."""
+
+    target: Target
+    link: Link
+    facts: SessionFacts
+    transactions: int = 0
+    domains: set[str] = field(default_factory=set)
+
+
+class Connector:
+    """Opens connections. Owns those that it opened until they are closed.
+
+    `source_addresses`: a host is always connected to from the same one, because greylisting knows us by it; where
+    none is of the host's family, the operating system chooses.
+    """
+
+    def __init__(
+        self,
+        *,
+        hostname: str,
+        contexts: TlsContexts,
+        timeouts: Timeouts,
+        clock: Clock,
+        source_addresses: Sequence[IPAddress] = (),
+    ) -> None:
+        self._hostname = hostname
+        self._contexts = contexts
+        self._timeouts = timeouts
+        self._source_addresses = tuple(source_addresses)
+        self._links: set[Link] = set()
+        self._plaintext: TTLCache[tuple[str, IPAddress, int], None] = TTLCache(
+            PLAINTEXT_HOSTS, PLAINTEXT_REMEMBERED.total_seconds(), timer=lambda: clock.now().timestamp()
+        )
+
+    async def connect(self, target: Target) -> Connection:
+        """Return a connection ready for MAIL. Raises HostError."""
+        match target.requirement.level:
+            case Level.VERIFIED:
+                return await self._verified(target)
+            case Level.TESTING:
+                return await self._testing(target)
+            case Level.OPPORTUNISTIC:
+                return await self._opportunistic(target)
+
+    async def close(self) -> None:
+        """End every connection: QUIT where that has its place, within QUIT_LIMIT."""
+        links = tuple(self._links)
+        for link in links:
+            link.leave()
+        await self._wait_until_closed(links)
+        for link in links:
+            link.abort()
+        await self._wait_until_closed(links)
+
+    async def _wait_until_closed(self, links: Sequence[Link]) -> None:
+        waiting = [link.closed for link in links if not link.closed.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=QUIT_LIMIT.total_seconds())
+
+    # One way to connect for each level.
+
+    async def _verified(self, target: Target) -> Connection:
+        return await self._attempt(target, self._secure_verified)
+
+    async def _testing(self, target: Target) -> Connection:
+        """Verify; if it is TLS that fails, do as without a policy, and note what enforce would have refused."""
+        mismatch = _MX_NOT_IN_POLICY if target.requirement.mx_match is MxMatch.NOT_MATCHED else None
+        try:
+            connection = await self._verified(target)
+        except HostError as error:
+            noted = mismatch or _tls_failure(error)
+            if _tls_failure(error) is None:
+                error.testing_failure = noted
+                raise
+        else:
+            if mismatch is not None:
+                tls = connection.facts.tls
+                connection.facts = SessionFacts(security=Security.OPPORTUNISTIC, tls=tls, testing_failure=mismatch)
+            return connection
+        try:
+            connection = await self._opportunistic(target)
+        except HostError as error:
+            error.testing_failure = noted
+            raise
+        connection.facts = replace(connection.facts, testing_failure=noted)
+        return connection
+
+    async def _opportunistic(self, target: Target) -> Connection:
+        """TLS where offered; where it fails, a new connection in plaintext, and so at once for the next hour."""
+        host = (target.mx_host, target.address, target.port)
+        if host not in self._plaintext:
+            try:
+                return await self._attempt(target, self._secure_if_offered)
+            except HostError as error:
+                if error.failure.tls is None:
+                    raise
+            self._plaintext[host] = None
+        return await self._attempt(target, self._in_the_clear)
+
+    async def _attempt(self, target: Target, secure: "_Secure") -> Connection:
+        """Connect once, and secure the connection in this way. If anything goes wrong, it is left."""
+        link = Link(requirement=target.requirement, hostname=self._hostname, timeouts=self._timeouts)
+        try:
+            greeting = await link.connect(target.address, target.port, self._source_for(target.address))
+            self._links.add(link)
+            link.closed.add_done_callback(lambda _closed: self._links.discard(link))
+            _accept(greeting)
+            facts = await secure(link, target)
+        except LinkError as error:
+            link.leave()
+            raise HostError(_host_failure(error), link.phase) from error
+        except BaseException:
+            link.abort()
+            raise
+        return Connection(target=target, link=link, facts=facts)
+
+    def _source_for(self, address: IPAddress) -> IPAddress | None:
+        sources = [source for source in self._source_addresses if source.version == address.version]
+        return sources[int(address) % len(sources)] if sources else None
+
+    # What may follow a greeting.
+
+    async def _secure_verified(self, link: Link, target: Target) -> SessionFacts:
+        _accept(await link.ehlo())
+        if not link.offered.starttls:
+            raise LinkError(FailureKind.STARTTLS_MISSING, "the host does not offer STARTTLS")
+        await link.start_tls(self._contexts.verified, _server_name(target))
+        _accept(await link.ehlo())
+        return _facts(link, Security.STS)
+
+    async def _secure_if_offered(self, link: Link, target: Target) -> SessionFacts:
+        await _say_hello(link)
+        if not link.offered.starttls:
+            return _facts(link, Security.PLAINTEXT)
+        await link.start_tls(self._contexts.opportunistic, _server_name(target))
+        await _say_hello(link)
+        return _facts(link, Security.OPPORTUNISTIC)
+
+    async def _in_the_clear(self, link: Link, target: Target) -> SessionFacts:
+        # RFC 3207 §4.2: after a failed handshake the connection is in no known state, so this is a new one.
+        assert target.requirement.level is not Level.VERIFIED
+        await _say_hello(link)
+        return _facts(link, Security.PLAINTEXT)
+
+
+_Secure = Callable[[Link, Target], Awaitable[SessionFacts]]
+
+
+async def _say_hello(link: Link) -> None:
+    """EHLO, and HELO if the host does not know it. Only where nothing demands TLS (RFC 5321 §3.2)."""
+    reply = await link.ehlo()
+    if reply.permanent:
+        try:
+            if _is_completion(await link.helo()):
+                return
+        except LinkError as error:
+            # The host said no, and hung up on the second question: its own words say more.
+            raise _refusal(reply) from error
+    _accept(reply)
+
+
+def _is_completion(reply: Reply) -> bool:
+    return 200 <= reply.code < 300
+
+
+def _accept(reply: Reply) -> None:
+    """Go on after 2yz. A 5yz at the greeting or to EHLO concerns the host alone (decision 15)."""
+    if not _is_completion(reply):
+        raise _refusal(reply)
+
+
+def _refusal(reply: Reply) -> LinkError:
+    if reply.positive:
+        return LinkError(FailureKind.PROTOCOL, f"the host answered out of order: {reply}")
+    return LinkError(FailureKind.REPLY, f"the host said {reply}", reply)
+
+
+def _server_name(target: Target) -> str:
+    """Return the name for SNI. An address literal is its address, of which none is sent (RFC 6066 §3)."""
+    address = parse_address_literal(target.requirement.mx_host)
+    return str(address) if address else target.requirement.mx_host
+
+
+def _facts(link: Link, security: Security) -> SessionFacts:
+    return SessionFacts(security=security, tls=describe_session(link.tls) if link.tls else None)
+
+
+def _host_failure(error: LinkError) -> HostFailure:
+    """Say what went wrong in our words; of a TLS failure also what it is in a report (RFC 8460 §4.3)."""
+    if error.kind is FailureKind.HANDSHAKE:
+        tls = classify(error)
+        # In a handshake only a certificate gives another result type than validation-failure.
+        handshake = tls.result_type is ResultType.VALIDATION_FAILURE
+        kind = FailureKind.HANDSHAKE if handshake else FailureKind.CERTIFICATE
+        return HostFailure(kind=kind, detail=tls.detail, tls=tls)
+    if error.kind.refusal:
+        return HostFailure(kind=error.kind, detail=error.detail, reply=error.reply, tls=_no_starttls(error.detail))
+    return HostFailure(kind=error.kind, detail=error.detail, reply=error.reply)
+
+
+def _tls_failure(error: HostError) -> TlsFailure | None:
+    """Return what of TLS failed, if that is what failed: a host that knows no EHLO offers no STARTTLS either."""
+    reply = error.failure.reply
+    if error.phase is Phase.EHLO and reply is not None and reply.permanent:
+        return _no_starttls("the host refuses EHLO")
+    return error.failure.tls
+
+
+def _no_starttls(detail: str) -> TlsFailure:
+    return TlsFailure(result_type=ResultType.STARTTLS_NOT_SUPPORTED, reason="StartTlsNotSupported", detail=detail)

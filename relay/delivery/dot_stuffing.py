@@ -1,0 +1,28 @@
+"""Content on its way out: dots doubled, CRLF and nothing else (RFC 5321 §4.5.2, §2.3.8). **Pure.**"""
+
+
+class BareNewlineError(Exception):
+    """Content that was committed holds a bare CR or LF: a fault of ours, and never sent (SMTP smuggling)."""
+
+
+class DotStuffer:
+    """Stuffs content that comes in pieces of any size. `feed` each, then send what `finish` returns."""
+
+    def __init__(self) -> None:
+        self._tail = b"\r\n"  # the last two octets: what comes first stands at the start of a line
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return the octets to send for `piece`. Raises BareNewlineError."""
+        text = self._tail + piece
+        # A CR at the very end may still be followed by its LF; `finish` sees to it. The tail itself was checked.
+        begun = text.endswith(b"\r")
+        if not text.count(b"\r\n", 1) == text.count(b"\n", 2) == text.count(b"\r", 1) - begun:
+            raise BareNewlineError("content with a bare CR or LF")
+        self._tail = text[-2:]
+        return text.replace(b"\r\n.", b"\r\n..")[2:]
+
+    def finish(self) -> bytes:
+        """Return the end of the data; a CRLF goes before the dot only if the content lacks its last one."""
+        if self._tail.endswith(b"\r"):
+            raise BareNewlineError("content that ends in a bare CR")
+        return b".\r\n" if self._tail == b"\r\n" else b"\r\n.\r\n"

@@ -1,0 +1,224 @@
+"""One SMTP connection to one host, from connecting to QUIT (RFC 5321 §3, RFC 3207).
+
+aiosmtplib connects, says EHLO and does STARTTLS; commands of a transaction are ours. Its errors, those of asyncio and
+of ssl end here: all that leaves is LinkError, with the foreign error as its cause.
+"""
+
+import asyncio
+import errno
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import cast
+
+from aiosmtplib import SMTPException, SMTPHeloError, SMTPResponseException
+from aiosmtplib.response import SMTPResponse
+
+from policy.names import IPAddress
+from policy.requirement import Level, Requirement
+from relay.delivery.extensions import Extensions, parse_extensions
+from relay.delivery.protocol import LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off
+from relay.delivery.timeouts import Timeouts
+from relay.queue.attempt import FailureKind, Phase
+from relay.status import Reply
+
+BLOCK = 64 * 1024
+"""Octets of content written at once, and about what a connection buffers."""
+
+QUIT_LIMIT = timedelta(seconds=5)
+_OUR_OWN = frozenset({errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM})
+
+
+class UnprotectedError(Exception):
+    """A bug of ours: mail was about to go out with less protection than its requirement demands. Nothing was sent."""
+
+
+class Link:
+    """A connection. `phase` is how far it came, `offered` what the latest EHLO reply said.
+
+    `reset_owed`: RSET is out, and its reply is the next one to come.
+    """
+
+    def __init__(self, *, requirement: Requirement, hostname: str, timeouts: Timeouts) -> None:
+        self.phase = Phase.CONNECT
+        self.offered = Extensions()
+        self.reset_owed = False
+        self._requirement = requirement
+        self._timeouts = timeouts
+        self._client = SmtpClient(local_hostname=hostname, start_tls=False)
+        self._client.greeting_limit = timeouts.greeting
+        self._protocol: ReplyProtocol | None = None
+
+    async def connect(self, address: IPAddress, port: int, source: IPAddress | None = None) -> Reply:
+        """Return the greeting, good or bad. Raises LinkError."""
+        with self._translated():
+            greeting = await self._client.connect(
+                hostname=str(address),
+                port=port,
+                source_address=None if source is None else (str(source), 0),
+                timeout=self._timeouts.connect.total_seconds(),
+            )
+        self.phase = Phase.GREETING
+        self._protocol = self._client.protocol
+        return as_reply(*greeting)
+
+    async def ehlo(self) -> Reply:
+        """Return the reply to EHLO; if it is positive, `offered` is what it says. Raises LinkError."""
+        self.phase = Phase.EHLO
+        self.offered = Extensions()
+        with self._translated():
+            try:
+                response = await self._client.ehlo(timeout=self._timeouts.ehlo.total_seconds())
+            except SMTPHeloError as error:
+                response = SMTPResponse(error.code, error.message)
+        reply = as_reply(*response)
+        if 200 <= reply.code < 300:
+            self.offered = parse_extensions(reply)
+        return reply
+
+    async def helo(self) -> Reply:
+        """Return the reply to HELO, which offers nothing. Raises LinkError."""
+        self.offered = Extensions()
+        with self._translated():
+            try:
+                return as_reply(*await self._client.helo(timeout=self._timeouts.ehlo.total_seconds()))
+            except SMTPHeloError as error:
+                return as_reply(error.code, error.message)
+
+    async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
+        """Secure the connection. Raises LinkError: with a `reply` if the host refused, else of kind HANDSHAKE.
+
+        Octets between the reply and the handshake fail it (RFC 3207 §4.2: they may be an attacker's); all that was
+        offered is forgotten.
+        """
+        self.phase = Phase.STARTTLS
+        self.offered = Extensions()
+        limit = self._timeouts.starttls.total_seconds()
+        try:
+            await self._client.starttls(tls_context=context, server_hostname=server_name, timeout=limit)
+        except SMTPResponseException as error:
+            reply = as_reply(error.code, error.message)
+            raise LinkError(FailureKind.STARTTLS_REFUSED, f"the host answered STARTTLS with {reply}", reply) from error
+        except (LinkError, SMTPException, OSError, ValueError, TypeError) as error:
+            self.phase = Phase.HANDSHAKE
+            fault = self._protocol.fault if self._protocol is not None else None
+            raise LinkError(FailureKind.HANDSHAKE, str(fault or error)) from (fault or error)
+        cast("asyncio.WriteTransport", self._client.transport).set_write_buffer_limits(high=BLOCK)
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The TLS session, None in plaintext."""
+        transport = self._client.transport
+        return None if transport is None else cast("ssl.SSLObject | None", transport.get_extra_info("ssl_object"))
+
+    @property
+    def usable(self) -> bool:
+        """Whether another transaction may begin: in step, nothing read ahead, not closed."""
+        protocol = self._protocol
+        return protocol is not None and protocol.usable and protocol.owed <= int(self.reset_owed)
+
+    @property
+    def closed(self) -> "asyncio.Future[None]":
+        """Done once the connection is closed, whoever closed it."""
+        return self._connected().closed
+
+    # A transaction.
+
+    def pipeline(self, commands: bytes, replies: int) -> None:
+        """Write commands that owe so many replies. The one door for mail: raises UnprotectedError.
+
+        On a connection that is lost it does nothing; `reply` tells why.
+        """
+        if self._alive:
+            self._demand_protection()
+            self._write(commands, replies)
+
+    async def reply(self, limit: timedelta) -> Reply:
+        """Return the next reply. Raises LinkError."""
+        return await self._connected().reply(limit)
+
+    async def stream(self, content: bytes) -> None:
+        """Write content, already dot-stuffed, as fast as the host takes it. Raises LinkError."""
+        protocol = self._connected()
+        view = memoryview(content)
+        for start in range(0, len(view), BLOCK):
+            self._write(view[start : start + BLOCK], 0)
+            await protocol.drain(self._timeouts.data_block)
+
+    async def end_of_data(self, content: bytes, limit: timedelta) -> Reply:
+        """Write the last of the content with the final dot, and return what the host makes of it. Raises LinkError."""
+        protocol = self._connected()
+        self._write(content, 1)
+        protocol.content_out = True
+        try:
+            return await protocol.reply(limit)
+        finally:
+            protocol.content_out = False
+
+    # The end.
+
+    def leave(self) -> None:
+        """Say QUIT and let the reply, or QUIT_LIMIT, close the connection in the background.
+
+        Where QUIT has no place (within content, out of step) the connection is closed at once.
+        """
+        protocol = self._protocol
+        if protocol is None or not self.usable:
+            self.abort()
+            return
+        self._write(b"QUIT\r\n", 1)
+        protocol.leaving = True
+        timer = asyncio.get_running_loop().call_later(QUIT_LIMIT.total_seconds(), protocol.abort)
+        protocol.closed.add_done_callback(lambda _closed: timer.cancel())
+
+    def abort(self) -> None:
+        """Close at once, without a word."""
+        if self._protocol is not None:
+            self._protocol.abort()
+        self._client.close()
+
+    def _connected(self) -> ReplyProtocol:
+        assert self._protocol is not None, "connect comes first"
+        return self._protocol
+
+    @property
+    def _alive(self) -> bool:
+        protocol = self._protocol
+        return protocol is not None and protocol.usable and protocol.is_connected
+
+    def _write(self, octets: bytes | memoryview, replies: int) -> None:
+        protocol = self._protocol
+        if protocol is not None and self._alive:
+            protocol.owed += replies
+            cast("asyncio.WriteTransport", protocol.transport).write(octets)
+
+    def _demand_protection(self) -> None:
+        """Look at the transport itself, not at what was noted of it (RFC 8461 §5)."""
+        if self._requirement.level is not Level.VERIFIED:
+            return
+        tls = self.tls
+        if tls is None:
+            raise UnprotectedError("verified TLS is demanded, and there is none")
+        if tls.context.verify_mode is not ssl.CERT_REQUIRED or not tls.context.check_hostname:
+            raise UnprotectedError("verified TLS is demanded, and nobody looked at the certificate")
+        if tls.server_hostname != self._requirement.mx_host:
+            raise UnprotectedError(f"the certificate was checked for {tls.server_hostname}, not for the MX host")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            raise LinkError(FailureKind.TIMEOUT, "the connection could not be made in time") from error
+        except ConnectionRefusedError as error:
+            raise LinkError(FailureKind.CONNECTION_REFUSED, "the host refused the connection") from error
+        except ConnectionError as error:
+            raise broken_off() from error
+        except OSError as error:
+            kind = FailureKind.INTERNAL if error.errno in _OUR_OWN else FailureKind.CONNECTION_REFUSED
+            detail = os.strerror(error.errno) if error.errno else str(error)
+            raise LinkError(kind, f"no connection: {detail}") from error
+        except (SMTPException, ValueError, TypeError) as error:
+            raise LinkError(FailureKind.INTERNAL, f"no connection: {error}") from error

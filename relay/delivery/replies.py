@@ -1,0 +1,107 @@
+"""What an SMTP server says, read strictly (RFC 5321 §4.2). **Pure.**
+
+A reply is accepted or it is an error; nothing is guessed, because a guess would answer for the wrong recipient.
+Text is cleaned where it enters, so that it can go into logs, stores and NDRs as it is.
+"""
+
+import re
+
+from relay.status import Reply
+
+MAX_LINE = 4096
+MAX_LINES = 128
+MAX_REPLY = 65536
+"""Octets of a line with its CRLF, lines of a reply, octets of a reply. RFC 5321 §4.5.3.1.5 asks for 512 a line."""
+
+MAX_TEXT = 500
+MAX_TEXT_IN_ALL = 8192
+"""Characters kept of a line, and of all lines of a reply; what is beyond is dropped."""
+
+_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])([^\n]*))?")
+
+
+class ReplyError(Exception):
+    """The server said something that is no reply. The connection cannot be used any further."""
+
+
+class ReplyParser:
+    """Takes bytes as they come, gives replies. After an error it must not be fed again.
+
+    Only CRLF ends a line: a bare LF is an error. A bare CR is text, and escaped like any control character.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._code = b""
+        self._lines: list[str] = []
+        self._octets = 0
+        self._characters = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a reply has begun that is not complete."""
+        return bool(self._buffer or self._code)
+
+    def feed(self, data: bytes) -> list[Reply]:
+        """Return the replies that `data` completes. Raises ReplyError."""
+        self._buffer += data
+        replies = []
+        start = 0
+        while (end := self._buffer.find(b"\n", start)) >= 0:
+            reply = self._line(bytes(self._buffer[start : end + 1]))
+            if reply is not None:
+                replies.append(reply)
+            start = end + 1
+        del self._buffer[:start]
+        if len(self._buffer) > MAX_LINE:
+            raise ReplyError(f"a reply line of more than {MAX_LINE} octets")
+        return replies
+
+    def _line(self, line: bytes) -> Reply | None:
+        """Take one line with its ending; return the reply if it is the last one of it."""
+        self._octets += len(line)
+        if len(line) > MAX_LINE:
+            raise ReplyError(f"a reply line of more than {MAX_LINE} octets")
+        if not line.endswith(b"\r\n"):
+            raise ReplyError(f"a reply line that a bare LF ends: "{clean(line[:-1])}"")
+        match = _LINE.fullmatch(line, 0, len(line) - 2)
+        if match is None:
+            raise ReplyError(f"not a reply: "{clean(line[:-2])}"")
+        code, separator, text = match.groups(b"")
+        if self._code and code != self._code:
+            raise ReplyError(f"a reply that begins with {self._code.decode()} and goes on with {code.decode()}")
+        self._keep(clean(text))
+        if separator != b"-":
+            return self._finish(code)
+        self._code = code
+        if len(self._lines) >= MAX_LINES or self._octets > MAX_REPLY:
+            raise ReplyError(f"a reply of more than {MAX_LINES} lines or {MAX_REPLY} octets")
+        return None
+
+    def _keep(self, text: str) -> None:
+        room = MAX_TEXT_IN_ALL - self._characters
+        self._characters += len(text)
+        self._lines.append(text[: max(0, room)])
+
+    def _finish(self, code: bytes) -> Reply:
+        lines = tuple(self._lines)
+        self._code, self._lines, self._octets, self._characters = b"", [], 0, 0
+        return Reply(int(code), lines)
+
+
+def clean(octets: bytes) -> str:
+    """Return text from a peer as one printable line of at most MAX_TEXT characters.
+
+    What is not UTF-8, and every character that is not printable (C0, C1, bidirectional controls, line separators),
+    is shown as an escape; a tab becomes a space.
+    """
+    text = octets[: MAX_TEXT * 4].decode("utf-8", "backslashreplace")
+    if not text.isprintable():
+        text = "".join(map(_printable, text))
+    return text[:MAX_TEXT]
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character == "\t" else character.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,260 @@
+"""One mail transaction: MAIL, RCPT and DATA in one flight, the content, and a reply for each recipient.
+
+RFC 5321 §3.3, RFC 2920 (pipelining), RFC 9422 (LIMITS). Replies are told apart by counting alone; each has the limit
+of its phase, from the reply before it.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+from relay.delivery.commands import mail_command, needs_smtputf8, rcpt_command, unmet_need
+from relay.delivery.dot_stuffing import DotStuffer
+from relay.delivery.link import BLOCK, Link
+from relay.delivery.protocol import LinkError
+from relay.delivery.seam import HostError, Parcel, SendResult
+from relay.delivery.timeouts import Timeouts
+from relay.queue.attempt import FailureKind, HostFailure, Phase
+from relay.queue.message import Recipient
+from relay.status import Reply
+
+_SIZE_OR_QUOTA = frozenset({(2, 2), (2, 3), (3, 4)})
+"""Subject and detail of a 452 or 552 that is about this message or mailbox (RFC 3463 §3.3, §3.4)."""
+
+
+class LapsedError(Exception):
+    """A connection kept from earlier ended before the reply to MAIL. Nothing was charged: try a fresh one."""
+
+
+class Transaction:
+    """To be run once. `committing`: the final dot is out, and what the host makes of it is not known yet."""
+
+    def __init__(self, link: Link, parcel: Parcel, *, timeouts: Timeouts, max_recipients: int, reused: bool) -> None:
+        self.committing = False
+        self._link = link
+        self._offered = link.offered
+        self._parcel = parcel
+        self._timeouts = timeouts
+        self._max_recipients = min(max_recipients, link.offered.rcpt_max or max_recipients)
+        self._reused = reused
+        self._phase = Phase.EHLO
+        self._mail_answered = False
+        self._dot_sent = False
+        self._accepted: list[int] = []
+        self._postponed: list[int] = []
+        self._replies: dict[int, Reply] = {}
+        self._failure: HostFailure | None = None
+
+    async def run(self) -> SendResult:
+        """Return what came of it. Raises HostError or LapsedError. Where replies are missing the link is aborted."""
+        lacking = unmet_need(self._parcel.message, self._size(), self._offered)
+        if lacking is not None:
+            raise HostError(lacking, self._phase)
+        recipients = self._recipients_to_offer()
+        try:
+            await self._converse(recipients)
+        except LinkError as error:
+            self._link.abort()
+            if self._reused and not self._mail_answered and _is_hanging_up(error):
+                raise LapsedError from error
+            self._failure = self._broken_off(error)
+            self._postponed.clear()  # they too are for the next host
+        except BaseException:
+            self._link.abort()
+            raise
+        return self._result()
+
+    def _recipients_to_offer(self) -> Sequence[Recipient]:
+        """Return the recipients of this transaction; note those that the host cannot have, and those for the next."""
+        recipients = self._parcel.recipients
+        if not self._offered.smtputf8:
+            recipients = tuple(one for one in recipients if not needs_smtputf8(one.forward_path))
+        if len(recipients) < len(self._parcel.recipients):
+            detail = "the recipient's address has characters beyond ASCII, and the host does not offer SMTPUTF8"
+            self._failure = HostFailure(kind=FailureKind.SMTPUTF8, detail=detail)
+            if not recipients:
+                raise HostError(self._failure, self._phase)
+        self._postponed = [one.id for one in recipients[self._max_recipients :]]
+        return recipients[: self._max_recipients]
+
+    # The conversation. It raises LinkError where the host breaks off or falls out of step.
+
+    async def _converse(self, recipients: Sequence[Recipient]) -> None:
+        mail, *rcpts = commands = self._commands(recipients)
+        if self._offered.pipelining:
+            # RFC 2920 §3.1: DATA is the last of its group. Replies are read while this is still being written.
+            self._link.pipeline(b"".join(commands) + b"DATA\r\n", len(commands) + 1)
+        await self._finish_reset()
+        reply = await self._answer(mail, Phase.MAIL, self._timeouts.mail)
+        self._mail_answered = True
+        if not _is_completion(reply):
+            self._refused(reply)
+            await self._read_out(len(rcpts))
+            return
+        for recipient, rcpt in zip(recipients, rcpts, strict=True):
+            self._take(recipient.id, await self._answer(rcpt, Phase.RCPT, self._timeouts.rcpt))
+        if not self._accepted:
+            await self._end_empty()
+            return
+        reply = await self._answer(b"DATA\r\n", Phase.DATA, self._timeouts.data)
+        if reply.code == 354:
+            await self._send_content()
+        else:
+            self._decide(reply)
+            self._reset()
+
+    def _commands(self, recipients: Sequence[Recipient]) -> list[bytes]:
+        message, offered = self._parcel.message, self._offered
+        # RFC 6531 §3.4: only where the envelope or the header needs it.
+        smtputf8 = (
+            message.utf8_header
+            or needs_smtputf8(message.envelope.reverse_path)
+            or any(needs_smtputf8(one.forward_path) for one in recipients)
+        )
+        mail = mail_command(message, self._size(), offered, smtputf8=smtputf8)
+        return [mail, *(rcpt_command(one, offered, smtputf8=smtputf8) for one in recipients)]
+
+    async def _answer(self, command: bytes, phase: Phase, limit: timedelta) -> Reply:
+        """Return the reply to a command, which is written now unless the whole group is out already."""
+        self._phase = phase
+        if not self._offered.pipelining:
+            self._link.pipeline(command, 1)
+        reply = await self._link.reply(limit)
+        if reply.code == 421:
+            raise LinkError(FailureKind.REPLY, f"the host said {reply}", reply)
+        return reply
+
+    def _refused(self, reply: Reply) -> None:
+        """MAIL was not accepted: 5yz is for every recipient, 4yz is about the host."""
+        if reply.permanent:
+            self._postponed.clear()
+            self._failure = None
+            self._replies = {one.id: reply for one in self._parcel.recipients}
+        elif reply.transient:
+            self._failure = HostFailure(kind=FailureKind.REPLY, detail=f"the host said {reply}", reply=reply)
+        else:
+            raise _out_of_order(reply)
+
+    def _take(self, recipient: int, reply: Reply) -> None:
+        if _is_completion(reply):
+            self._accepted.append(recipient)
+        elif reply.positive:
+            raise _out_of_order(reply)
+        elif self._accepted and _is_too_many(reply):
+            self._postponed.append(recipient)
+        else:
+            self._replies[recipient] = reply
+
+    async def _send_content(self) -> None:
+        self._phase = Phase.CONTENT
+        stuffer = DotStuffer()
+        waiting = b""
+        async for piece in self._pieces():
+            await self._link.stream(waiting)
+            waiting = stuffer.feed(piece)
+        waiting += stuffer.finish()
+        self._phase = Phase.END_OF_DATA
+        self._dot_sent = self.committing = True
+        try:
+            reply = await self._link.end_of_data(waiting, self._timeouts.data_end)
+        finally:
+            self.committing = False
+        self._decide(reply)
+        if reply.code == 421:
+            self._link.abort()
+
+    def _decide(self, reply: Reply) -> None:
+        """RFC 5321 §4.1.1.4: what is said to DATA and to its end holds for all accepted recipients alike."""
+        if reply.positive and not (self._dot_sent and _is_completion(reply)):
+            raise _out_of_order(reply)
+        self._replies.update(dict.fromkeys(self._accepted, reply))
+
+    # What is owed when there is nothing to send.
+
+    async def _read_out(self, rcpts: int) -> None:
+        """Read the rest of a flight whose MAIL was refused: its replies decide nothing, and can spoil nothing."""
+        if not self._offered.pipelining:
+            return
+        try:
+            for _ in range(rcpts):
+                await self._link.reply(self._timeouts.rcpt)
+            await self._end_empty()
+        except LinkError:
+            self._link.abort()
+
+    async def _end_empty(self) -> None:
+        """No recipient was accepted. RFC 2920 §3.1: if the host wants content all the same, it gets a lone dot."""
+        if self._offered.pipelining:
+            reply = await self._link.reply(self._timeouts.data)
+            if reply.code == 354:
+                await self._link.end_of_data(b".\r\n", self._timeouts.data)
+                return
+        self._reset()
+
+    def _reset(self) -> None:
+        """Send RSET, and leave its reply to the next transaction: this one's results are known."""
+        self._link.pipeline(b"RSET\r\n", 1)
+        self._link.reset_owed = True
+
+    async def _finish_reset(self) -> None:
+        if self._link.reset_owed:
+            self._link.reset_owed = False
+            if not _is_completion(await self._link.reply(self._timeouts.mail)):
+                self._link.abort()
+                raise LapsedError
+
+    # What came of it.
+
+    def _broken_off(self, error: LinkError) -> HostFailure:
+        unknown = "; it had the whole message, and whether it keeps it is not known" if self._dot_sent else ""
+        return HostFailure(kind=error.kind, detail=error.detail + unknown, reply=error.reply)
+
+    def _result(self) -> SendResult:
+        if self._failure is not None and not self._replies and not self._dot_sent:
+            raise HostError(self._failure, self._phase)
+        settled = self._replies.keys() | set(self._postponed)
+        unanswered = any(one.id not in settled for one in self._parcel.recipients)
+        return SendResult(
+            replies=self._replies,
+            phase=self._phase,
+            postponed=tuple(self._postponed),
+            failure=self._failure if unanswered else None,
+            dsn=self._offered.dsn,
+        )
+
+    # The content.
+
+    def _size(self) -> int:
+        """Return the octets to be sent, without stuffed dots and final dot (RFC 1870 §5)."""
+        content = self._parcel.content
+        if isinstance(content, bytes):
+            return len(content) + (0 if content.endswith(b"\r\n") or not content else 2)
+        return self._parcel.message.size
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        content = self._parcel.content
+        if isinstance(content, bytes):
+            for start in range(0, len(content), BLOCK):
+                yield content[start : start + BLOCK]
+            return
+        async for piece in content():
+            for start in range(0, len(piece), BLOCK):
+                yield piece[start : start + BLOCK]
+
+
+def _is_completion(reply: Reply) -> bool:
+    """RFC 5321 §4.2.1: unknown codes count by their first digit."""
+    return 200 <= reply.code < 300
+
+
+def _is_too_many(reply: Reply) -> bool:
+    """RFC 5321 §4.5.3.1.10: 452, or 552 from old hosts, says that this transaction is full."""
+    status = reply.status
+    return reply.code in (452, 552) and (status.subject, status.detail) not in _SIZE_OR_QUOTA
+
+
+def _is_hanging_up(error: LinkError) -> bool:
+    return error.kind is FailureKind.BROKEN_OFF or (error.reply is not None and error.reply.code == 421)
+
+
+def _out_of_order(reply: Reply) -> LinkError:
+    return LinkError(FailureKind.PROTOCOL, f"the host answered out of order: {reply}")
