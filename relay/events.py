@@ -5,17 +5,151 @@ never a credential. Text from peers arrives here already cleaned of control char
 """
 
 import logging
-from datetime import timedelta
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 
+from policy.findings import CachedPolicy, FetchFailure
 from relay.queue.attempt import Attempt, Outcome
-from relay.queue.message import Job, Message, Recipient
+from relay.queue.message import Job, Message, NewMessage, Recipient
+from relay.queue.notice import NoticeKind
 from relay.store.protocols import QueueEntry, SettledRecipient, StoreError, Verdict
 
 log = logging.getLogger("relay")
 
+_SETTLED = {
+    Verdict.DELIVERED: "recipient.delivered",
+    Verdict.FAILED: "recipient.failed",
+    Verdict.QUEUED: "recipient.deferred",
+}
+
 # -- process --------------------------------------------------------------------------------------------------
 
+
+def relay_started(version: str, config: str, listeners: Iterable[str], http: str) -> None:
+    """Listeners are open: from now on mail is taken."""
+    fields = {"version": version, "config": config, "listeners": ", ".join(listeners), "http": http}
+    log.info("relay.started", extra=fields)
+
+
+def relay_stopping(reason: str) -> None:
+    log.info("relay.stopping", extra={"reason": reason})
+
+
+def relay_stopped(seconds: float) -> None:
+    log.info("relay.stopped", extra={"seconds": round(seconds, 3)})
+
+
+def relay_died() -> None:
+    """A task ended that never should, with its traceback. The process ends; the supervisor starts it again."""
+    log.exception("relay.died")
+
+
+def start_failed(reason: str) -> None:
+    """The relay cannot start: an address in use, a queue file that is not ours."""
+    log.error("relay.start_failed", extra={"reason": reason})
+
+
+def config_reloaded(config: str, need_restart: Iterable[str]) -> None:
+    """SIGHUP: the settings were read again. Those in `need_restart` changed, and stay as they were until a restart."""
+    waiting = ", ".join(need_restart)
+    level = logging.WARNING if waiting else logging.INFO
+    log.log(level, "config.reloaded", extra={"config": config, "need_restart": waiting})
+
+
+def config_rejected(config: str, problems: Iterable[str]) -> None:
+    """SIGHUP: the file cannot be used, so all settings stay as they were."""
+    log.error("config.rejected", extra={"config": config, "problems": "; ".join(problems)})
+
+
+def hostname_is_example(hostname: str) -> None:
+    """relay.hostname is still the one that the shipped file has."""
+    log.warning("config.example_hostname", extra={"hostname": hostname})
+
+
+def ndr_route_bad(domain: str, reason: str) -> None:
+    """An NDR to this domain of ours would not arrive: set ndr.route."""
+    log.warning("ndr.no_route", extra={"domain": domain, "reason": reason, "setting": "ndr.route"})
+
+
 # -- ingress --------------------------------------------------------------------------------------------------
+
+
+def listener_started(address: str, tls: str) -> None:
+    log.info("listener.started", extra={"listener": address, "tls": tls})
+
+
+def listener_certificate_loaded(address: str, expires_at: datetime) -> None:
+    """The certificate of a listener has changed, and new sessions get the new one."""
+    log.info("listener.certificate_loaded", extra={"listener": address, "expires_at": expires_at.isoformat()})
+
+
+def listener_certificate_rejected(address: str, problem: str) -> None:
+    """A changed certificate, key or CA file cannot be used; the old one serves on until it expires."""
+    log.error("listener.certificate_rejected", extra={"listener": address, "problem": problem})
+
+
+def listener_reload_failed(problem: str) -> None:
+    """New settings of the ingress cannot be used; the old ones stay in force."""
+    log.error("listener.reload_failed", extra={"problem": problem})
+
+
+def connection_refused(client: str, reason: str) -> None:
+    log.warning("connection.refused", extra={"client": client, "reason": reason})
+
+
+def handshake_failed(client: str, problem: str) -> None:
+    """A client did not come through the TLS handshake with one of our listeners."""
+    log.warning("connection.handshake_failed", extra={"client": client, "problem": problem})
+
+
+def client_denied(client: str, helo: str) -> None:
+    """A client that may not relay tried to; either an open-relay probe, or `[access]` lacks somebody."""
+    log.warning("client.denied", extra={"client": client, "helo": helo})
+
+
+def sender_denied(client: str, reverse_path: str) -> None:
+    """An admitted client used a sender address outside `access.sender_domains`."""
+    log.warning("client.sender_denied", extra={"client": client, "reverse_path": reverse_path})
+
+
+def authentication_failed(client: str) -> None:
+    log.warning("client.authentication_failed", extra={"client": client})
+
+
+def session_failed(client: str, error: Exception) -> None:
+    """A session met something unexpected, which is a fault of ours; the client was told to try again."""
+    log.error("session.failed", extra={"client": client}, exc_info=error)
+
+
+def ingress_store_failed(error: str) -> None:
+    """The store did not take a message; the client was told to try again and keeps it."""
+    log.error("message.store_failed", extra={"error": error})
+
+
+def message_accepted(message: NewMessage) -> None:
+    """A message is committed, and its client is told so; the relay is responsible from here."""
+    client = message.client
+    log.info(
+        "message.accepted",
+        extra={
+            "queue_id": message.queue_id,
+            "message_id": message.message_id,
+            "client": client.address,
+            "helo": client.helo,
+            "tls_version": client.tls_version,
+            "user": client.user,
+            "reverse_path": message.envelope.reverse_path,
+            "recipients": len(message.recipients),
+            "size": message.size,
+        },
+    )
+
+
+def message_refused(queue_id: str, client: str, reverse_path: str, reply: str) -> None:
+    """A message was refused after its content; nothing of it is kept."""
+    fields = {"queue_id": queue_id, "client": client, "reverse_path": reverse_path, "reply": reply}
+    log.warning("message.refused", extra=fields)
+
 
 # -- queue ----------------------------------------------------------------------------------------------------
 
@@ -59,6 +193,39 @@ def destination_cooled(destination: str, wait: timedelta, reason: str) -> None:
 
 # -- policy ---------------------------------------------------------------------------------------------------
 
+
+def policy_changed(old: CachedPolicy | None, new: CachedPolicy) -> None:
+    """A domain's policy is new to us, or says something else than before."""
+    fields = {
+        "policy_domain": new.policy_domain,
+        "policy_id": new.record_id,
+        "policy_mode": new.policy.mode.value,
+        "policy_mx": ", ".join(new.policy.mx),
+        "max_age_seconds": int(new.policy.max_age.total_seconds()),
+        "old_policy_id": old.record_id if old else None,
+        "old_policy_mode": old.policy.mode.value if old else None,
+    }
+    log.info("policy.changed", extra=fields)
+
+
+def policy_refresh_failed(cached: CachedPolicy, failure: FetchFailure) -> None:
+    """A live policy could not be fetched anew; it stays in force until it expires (RFC 8461 §10.2)."""
+    fields = {
+        "policy_domain": cached.policy_domain,
+        "policy_id": cached.record_id,
+        "result_type": failure.result_type.value,
+        "detail": failure.detail,
+        "failing_since": failure.failing_since.isoformat(),
+        "expires_at": cached.expires_at.isoformat(),
+    }
+    log.warning("policy.refresh_failed", extra=fields)
+
+
+def policy_unknown_given_up(policy_domain: str) -> None:
+    """`_mta-sts` has had no answer for mta_sts.unknown_grace: the domain's mail goes as without policy."""
+    log.warning("policy.unknown_given_up", extra={"policy_domain": policy_domain})
+
+
 # -- delivery -------------------------------------------------------------------------------------------------
 
 
@@ -67,10 +234,9 @@ def recipient_settled(
 ) -> None:
     """One line per recipient and attempt; the operator greps these."""
     outcome = next((one for one in attempt.outcomes if one.recipient_id == recipient.id), None)
-    verdict = "deferred" if settled.verdict is Verdict.QUEUED else settled.verdict.value
+    waits = settled.verdict is Verdict.QUEUED
     log.info(
-        "recipient.%s",
-        verdict,
+        _SETTLED[settled.verdict],
         extra=_job_fields(job)
         | {"forward_path": recipient.forward_path, "status": str(settled.status), "diagnostic": settled.diagnostic}
         | _outcome_fields(outcome, attempt)
@@ -80,7 +246,7 @@ def recipient_settled(
             "accepted_at": job.message.accepted_at.isoformat(),
             "started_at": attempt.started_at.isoformat(),
             "finished_at": attempt.finished_at.isoformat(),
-            "retry_in_seconds": retry_in.total_seconds() if retry_in and verdict == "deferred" else None,
+            "retry_in_seconds": retry_in.total_seconds() if retry_in and waits else None,
         },
     )
 
@@ -95,9 +261,9 @@ def attempt_broken_off(job: Job) -> None:
     log.info("delivery.broken_off", extra=_job_fields(job))
 
 
-def attempt_crashed(job: Job) -> None:
+def attempt_crashed(job: Job, error: Exception) -> None:
     """A fault of the relay's own, with its traceback. The job is left to its lease; five in a row hold it."""
-    log.exception("delivery.crashed", extra=_job_fields(job))
+    log.error("delivery.crashed", exc_info=error, extra=_job_fields(job))
 
 
 def _message_fields(message: Message) -> dict[str, object]:
@@ -147,3 +313,11 @@ def _policy_fields(attempt: Attempt) -> dict[str, object]:
 
 
 # -- reports --------------------------------------------------------------------------------------------------
+
+
+def notice_queued(job: Job, notice: NewMessage, kind: NoticeKind, recipients: int) -> None:
+    """The sender is told, by an NDR, delay notice or success notice that is queued as a message of our own."""
+    log.info(
+        "notice.queued",
+        extra=_job_fields(job) | {"notice_id": notice.queue_id, "kind": kind.value, "recipients": recipients},
+    )
