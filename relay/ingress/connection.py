@@ -1,0 +1,289 @@
+"""A client's connection: octets in, replies out, TLS, time limits. What commands mean is the session's.
+
+aiosmtpd's protocol, with what it does wrong replaced: one timer that also runs during DATA, a session cancelled in
+the middle of a commit when the client closes its side, no limit for the TLS handshake, lines that may end in a bare
+LF, and 120 us of introspection for each connection.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import Session as ClientState
+
+from policy.names import IPAddress
+from relay import events
+from relay.ingress.access import client_address, client_key
+from relay.ingress.reader import BulkReader, ClientGoneError
+from relay.ingress.shared import ConnectionResult, Listener
+
+MAX_LINE = 12_288 + 2  # RFC 4954 §4: what an AUTH exchange may need
+_MAX_DROPPED_LINE = 1024 * 1024
+_REPLIES_AT_ONCE = 16 * 1024
+_LINGER_SECONDS = 5.0
+_TLS_FIRST_OCTET = 0x16
+
+
+class GoodbyeError(Exception):
+    """The session ends, with this reply line if there is one."""
+
+    def __init__(self, reply: str | None) -> None:
+        super().__init__(reply)
+        self.reply = reply
+
+
+class LineError(Exception):
+    """A line that is none; it has been read to its end. The text is a whole reply line."""
+
+
+class Connection(SMTP):
+    """Reads lines and content, batches replies, upgrades to TLS. Constructed for each connection: keep it cheap."""
+
+    _paused: bool
+
+    if TYPE_CHECKING:
+
+        async def _drain_helper(self) -> None: ...
+
+    def __init__(self, listener: Listener, sessions: "set[Connection]", loop: asyncio.AbstractEventLoop) -> None:
+        # Not SMTP.__init__: it inspects its class for hooks each time. A contract test knows what its methods need.
+        self.input = BulkReader(loop)
+        asyncio.StreamReaderProtocol.__init__(self, self.input, None, loop)
+        self.loop = loop
+        self.listener = listener
+        self.shared = listener.shared
+        self.transport: asyncio.Transport | None = None
+        self.address: IPAddress
+        self.client: str | None = None
+        self.in_tls = False
+        self.in_content = False
+        self.stopping = False
+        self.task: asyncio.Task[None] | None = None
+        self._sessions = sessions
+        self._replies: list[str] = []
+        self._replies_size = 0
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._broken_line = False
+
+    async def serve(self) -> None:
+        """Talk to the client until GoodbyeError, ClientGoneError or ConnectionError."""
+        raise NotImplementedError
+
+    async def clean_up(self) -> None:
+        """Let go of what the session holds; called once, however it ended."""
+        raise NotImplementedError
+
+    # -- lifecycle
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        asyncio.StreamReaderProtocol.connection_made(self, transport)
+        self.transport = transport
+        peer = transport.get_extra_info("peername")
+        if not peer:  # gone before it was accepted
+            transport.abort()
+            return
+        if self.listener.implicit:
+            transport.pause_reading()  # the ClientHello is for TLS to read
+        self.address = client_address(peer[0])
+        if not self.shared.connections.enter():
+            self._turn_away("421 4.3.2")
+            return
+        self.session = ClientState(self.loop)
+        self.session.peer = peer
+        self._sessions.add(self)
+        self.task = self._handler_coroutine = self.loop.create_task(self._handle_client())
+
+    def identify(self, address: IPAddress) -> None:
+        """Fix who the client is, and count it. Raises GoodbyeError if it has too many connections."""
+        self.address = address
+        client = client_key(address)
+        if not self.shared.connections.enter_client(client):
+            self.shared.connection_results[ConnectionResult.TOO_MANY].inc()
+            events.connection_refused(str(address), "too many connections of this client")
+            raise GoodbyeError(f"421 4.7.0 {self.shared.settings.hostname} Too many connections from your address")
+        self.client = client
+        self.shared.connection_results[ConnectionResult.ACCEPTED].inc()
+
+    def _turn_away(self, code: str) -> None:
+        assert self.transport is not None
+        self.shared.connection_results[ConnectionResult.TOO_MANY].inc()
+        events.connection_refused(str(self.address), "too many connections")
+        if not self.listener.implicit:
+            text = f"{code} {self.shared.settings.hostname} Too many connections\r\n"
+            self.transport.write(text.encode("ascii"))
+        self.transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        # The session learns of it when it next reads. It is not cancelled: it may be in the middle of a commit.
+        asyncio.StreamReaderProtocol.connection_lost(self, error)
+
+    def eof_received(self) -> bool:
+        """A client may close its side after QUIT and still wants our replies, where the transport allows."""
+        self.input.feed_eof()
+        return not self.in_tls
+
+    async def _handle_client(self) -> None:
+        self._idle_timer = self.loop.call_later(self.shared.idle_seconds, self._look_at_time)
+        self.shared.metrics.open_connections.inc()
+        try:
+            await self.serve()
+        except GoodbyeError as goodbye:
+            if goodbye.reply is not None:
+                self.reply(goodbye.reply)
+        except (ClientGoneError, ConnectionError):
+            pass
+        except Exception as error:  # noqa: BLE001  the top of the task: nothing of it may reach the client
+            events.session_failed(str(self.address), error)
+            self.reply(f"421 4.3.0 {self.shared.settings.hostname} Temporary failure, closing connection")
+        finally:
+            self._idle_timer.cancel()
+            self.shared.metrics.open_connections.dec()
+            self.shared.connections.leave(self.client)
+            self._sessions.discard(self)
+            self._write_out()
+            self._hang_up()
+            await self.clean_up()
+
+    def _hang_up(self) -> None:
+        assert self.transport is not None
+        self.transport.close()
+        # A client that does not read would keep a closing transport for ever.
+        if self.transport.get_write_buffer_size() or self.in_tls:
+            self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+
+    def stop(self) -> None:
+        """Say 421 4.3.2 and end, at once if idle, else after what is under way."""
+        self.stopping = True
+        if self.is_idle:
+            self.input.set_exception(self.farewell())
+
+    def abort(self) -> None:
+        """Break the connection; what is being committed is not broken off."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def farewell(self) -> GoodbyeError:
+        return GoodbyeError(f"421 4.3.2 {self.shared.settings.hostname} Service shutting down, closing connection")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the session waits for a command."""
+        return self.input.waiting_since is not None and not self.in_content
+
+    def _look_at_time(self) -> None:
+        """One timer for the whole session, moved on lazily; time counts only while the client is waited for."""
+        limit = self.shared.idle_seconds
+        since = self.input.waiting_since
+        waited = 0.0 if since is None else self.loop.time() - since
+        if waited >= limit:
+            hostname = self.shared.settings.hostname
+            self.input.set_exception(GoodbyeError(f"421 4.4.2 {hostname} Timeout exceeded, closing connection"))
+        else:
+            self._idle_timer = self.loop.call_later(limit - waited, self._look_at_time)
+
+    # -- input
+
+    async def next_line(self, most: int = MAX_LINE) -> bytes:
+        """Return the next line without its CRLF. Raises LineError for one that is too long or has bare line ends.
+
+        A line with a bare LF goes on to its CRLF: nothing in it is ever executed, however it arrives.
+        """
+        line = await self._take_line(most)
+        if not line.endswith(b"\n"):
+            await self._drop_line(line)
+            raise LineError("500 5.5.2 Line too long")
+        if not line.endswith(b"\r\n"):
+            self._broken_line = True
+            raise LineError("500 5.5.2 Lines must end with CRLF")
+        line = line[:-2]
+        if self._broken_line or b"\r" in line or b"\0" in line:
+            self._broken_line = False
+            raise LineError("500 5.5.2 Lines must end with CRLF and have no control characters")
+        return line
+
+    async def read(self, most: int) -> bytes:
+        """Return what is here of content, at least one octet, waiting for it if need be."""
+        if not self.input.pending:
+            await self.flush()
+            await self.input.more()
+        return self.input.take(most)
+
+    async def _take_line(self, most: int) -> bytes:
+        line = self.input.take_line(most)
+        if line is None:
+            await self.flush()
+            since = self.loop.time()
+            while line is None:
+                await self.input.more(since)
+                if self.input.starts_with(_TLS_FIRST_OCTET):
+                    raise GoodbyeError(None)
+                line = self.input.take_line(most)
+        elif self._replies_size > _REPLIES_AT_ONCE:
+            await self.flush()
+        return line
+
+    async def _drop_line(self, line: bytes) -> None:
+        dropped = len(line)
+        while not line.endswith(b"\n"):
+            line = await self._take_line(MAX_LINE)
+            dropped += len(line)
+            if dropped > _MAX_DROPPED_LINE:
+                raise GoodbyeError(f"421 4.7.0 {self.shared.settings.hostname} Line too long, closing connection")
+
+    # -- output
+
+    def reply(self, line: str) -> None:
+        """Give a reply; it is sent when there is no more input to work on (RFC 2920 §3.2)."""
+        self._replies.append(line)
+        self._replies_size += len(line)
+
+    async def flush(self) -> None:
+        """Send the replies; waits if the client does not read them, at most the idle time."""
+        self._write_out()
+        if self._paused:
+            try:
+                async with asyncio.timeout(self.shared.idle_seconds):
+                    await self._drain_helper()
+            except TimeoutError:
+                self.abort()
+                raise ClientGoneError from None
+
+    def _write_out(self) -> None:
+        if self._replies:
+            data = "\r\n".join(self._replies) + "\r\n"
+            self._replies.clear()
+            self._replies_size = 0
+            assert self.transport is not None
+            if not self.transport.is_closing():
+                self.transport.write(data.encode("utf-8"))
+
+    # -- TLS
+
+    async def start_tls(self, announce: Callable[[], None]) -> None:
+        """Put TLS before the transport. Plaintext that is here already ends the session (RFC 3207 §4.2)."""
+        assert self.listener.tls is not None
+        assert self.transport is not None
+        context = await self.listener.tls.current()
+        if self.input.pending:
+            raise GoodbyeError(None)
+        announce()
+        self._write_out()
+        try:
+            transport = await self.loop.start_tls(
+                self.transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=self.shared.settings.handshake_timeout.total_seconds(),
+            )
+        except OSError as error:  # ssl.SSLError and ConnectionError among them
+            events.handshake_failed(str(self.address), str(error))
+            raise ClientGoneError from error
+        assert transport is not None
+        self.transport = transport
+        self._transport = transport
+        self._over_ssl = True
+        self.input.use_transport(transport)
+        self.in_tls = True

@@ -1,0 +1,219 @@
+"""Content as it comes in: line ends, what is refused, and the facts that delivery needs. **Pure.**
+
+RFC 5321 §2.3.8, §4.5.3.1.6, §6.3; RFC 6531 §3.4. Content is only read: nothing is changed but bare line ends.
+
+Limits: the header section is looked at up to 256 KiB, a part's header up to 64 KiB; beyond, any octet above 127 in
+the content counts as one in a header. A boundary in RFC 2231 form (`boundary*0=`) is not followed.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from relay.ingress.framing import LineEnds
+from relay.ingress.settings import BareNewlines
+
+MAX_LINE = 100_000
+
+_MAX_HEADER = 256 * 1024
+_MAX_PART_HEADER = 64 * 1024
+_MAX_BOUNDARIES = 100
+_MAX_BOUNDARY_LINE = 1000
+_MAX_MESSAGE_ID = 500
+_RECEIVED = re.compile(rb"(?im)^received[ \t]*:")
+_MESSAGE_ID = re.compile(rb"(?im)^message-id[ \t]*:((?:[^\r\n]|\r\n[ \t])*)")
+_MESSAGE_TYPE = re.compile(rb"(?i)[ \t]*message/(?:rfc822|global)[ \t]*(?:;|\r|$)")
+_MULTIPART_TYPE = re.compile(rb"(?i)[ \t]*multipart/")
+_CONTENT_TYPE = re.compile(rb"(?im)^content-type[ \t]*:((?:[^\r\n]|\r\n[ \t])*)")
+_BOUNDARY = re.compile(rb'(?i);[\s]*boundary[\s]*=[\s]*(?:"((?:[^"\\\r\n]|\\.){1,70})"|([^\s";,]{1,70}))')
+
+
+class ContentProblem(Enum):
+    """Why content is refused; found while it comes in, told at its end."""
+
+    NUL = "a NUL octet"
+    BARE_NEWLINE = "a bare CR or LF"
+    LONG_LINE = "a line that is too long"
+    LOOP = "too many Received fields"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentFacts:
+    """What was found by reading. `utf8_header`: an octet above 127 in the header section or a part's header."""
+
+    eight_bit: bool
+    utf8_header: bool
+    message_id: str
+
+
+class Content:
+    """One message's content on its way in. After a problem the rest is of no interest."""
+
+    def __init__(self, *, bare_newlines: BareNewlines, max_hops: int) -> None:
+        self.problem: ContentProblem | None = None
+        self._reject_bare = bare_newlines is BareNewlines.REJECT
+        self._max_hops = max_hops
+        self._line_ends = LineEnds()
+        self._line = 0
+        self._eight_bit = False
+        self._header = HeaderScan(max_hops)
+        self._ends_line = True
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the octets to keep."""
+        return self._take(self._line_ends.feed(data)) if data else data
+
+    def finish(self) -> bytes:
+        """Return the last octets to keep; the content then ends with CRLF (a BDAT message may not have)."""
+        last = self._take(self._line_ends.finish())
+        if not self._ends_line:
+            last += self._take(b"\r\n")
+        self._header.finish()
+        self._check_hops()
+        return last
+
+    @property
+    def facts(self) -> ContentFacts:
+        return ContentFacts(
+            eight_bit=self._eight_bit,
+            utf8_header=self._eight_bit and self._header.eight_bit,
+            message_id=self._header.message_id,
+        )
+
+    def _take(self, data: bytes) -> bytes:
+        if not data:
+            return data
+        self._ends_line = data.endswith(b"\n")
+        if b"\0" in data:
+            self.problem = self.problem or ContentProblem.NUL
+        if self._reject_bare and self._line_ends.bare:
+            self.problem = self.problem or ContentProblem.BARE_NEWLINE
+        self._check_lines(data)
+        self._eight_bit = self._eight_bit or not data.isascii()
+        self._header.feed(data)
+        self._check_hops()
+        return data
+
+    def _check_hops(self) -> None:
+        if self._header.received > self._max_hops:
+            self.problem = self.problem or ContentProblem.LOOP
+
+    def _check_lines(self, data: bytes) -> None:
+        """A line may have MAX_LINE octets without its CRLF. Jumps from line end to line end, as far as one may be."""
+        start = -self._line
+        while len(data) - start > MAX_LINE + 2:
+            end = data.rfind(b"\n", max(start, 0), start + MAX_LINE + 2)
+            if end < 0:
+                self.problem = self.problem or ContentProblem.LONG_LINE
+                self._line = 0
+                return
+            start = end + 1
+        last = data.rfind(b"\n")
+        self._line = len(data) - start if last < max(start, 0) else len(data) - last - 1
+
+
+class HeaderScan:
+    """Reads the header section, and behind it the headers of MIME parts (RFC 2046 §5.1), "at any MIME level"."""
+
+    def __init__(self, max_received: int) -> None:
+        self.received = 0
+        self.message_id = ""
+        self.eight_bit = False
+        self._max_received = max_received
+        self._boundaries: list[bytes] = []
+        self._held = bytearray()
+        self._looked_at = 0
+        self._step: Callable[[bool], bool] = self._read_header
+
+    def feed(self, data: bytes) -> None:
+        if self._step == self._skip_all:
+            return
+        self._held += data
+        while self._step(False):
+            pass
+
+    def finish(self) -> None:
+        """The content is over: what is held is all there is."""
+        while self._step(True):
+            pass
+
+    # Each step looks at what is held and returns whether the next one has something to do.
+
+    def _read_header(self, last: bool) -> bool:
+        header = self._cut_header(_MAX_HEADER, last=last)
+        if header is None:
+            return False
+        if header.lower().count(b"\nreceived") + 1 > self._max_received:
+            self.received = len(_RECEIVED.findall(header))
+        match = _MESSAGE_ID.search(header)
+        if match is not None:
+            self.message_id = _printable(match[1])
+        return self._read_type(header)
+
+    def _read_part_header(self, last: bool) -> bool:
+        header = self._cut_header(_MAX_PART_HEADER, last=last)
+        return header is not None and self._read_type(header)
+
+    def _read_type(self, header: bytes) -> bool:
+        if not header.isascii():
+            self.eight_bit = True
+        match = _CONTENT_TYPE.search(header)
+        media_type = match[1] if match else b""
+        if _MESSAGE_TYPE.match(media_type):
+            self._step = self._read_part_header
+            return True
+        if _MULTIPART_TYPE.match(media_type) and len(self._boundaries) < _MAX_BOUNDARIES:
+            boundary = _BOUNDARY.search(media_type)
+            if boundary is not None:
+                self._boundaries.append(b"\n--" + (boundary[1] or boundary[2]).replace(b"\\", b""))
+        if not self._boundaries:
+            self._step = self._skip_all
+            return True
+        self._step = self._find_boundary
+        self._held[:0] = b"\r\n"  # a boundary line may follow the header at once
+        return True
+
+    def _cut_header(self, most: int, *, last: bool) -> bytes | None:
+        """Take a header section and its empty line off what is held, or return None until it is whole."""
+        held = self._held
+        if held.startswith(b"\r\n"):
+            end = 2
+        elif (end := held.find(b"\r\n\r\n", self._looked_at) + 4) < 4:
+            if not last and len(held) <= most:
+                self._looked_at = max(len(held) - 3, 0)
+                return None
+            self.eight_bit = self.eight_bit or not last  # it goes on beyond what is looked at
+            end = len(held)
+        self._looked_at = 0
+        header = bytes(held[:end])
+        del held[:end]
+        return header
+
+    def _find_boundary(self, last: bool) -> bool:
+        held = self._held
+        at = held.find(b"\n--")
+        if at < 0:
+            del held[:-2]
+            return False
+        end = held.find(b"\n", at + 1)
+        if end < 0:
+            if not last and len(held) - at <= _MAX_BOUNDARY_LINE:
+                del held[:at]
+                return False
+            end = len(held)
+        if bytes(held[at : min(end, at + _MAX_BOUNDARY_LINE)]).rstrip(b" \t\r") in self._boundaries:
+            del held[: end + 1]
+            self._step = self._read_part_header
+        else:
+            del held[: at + 1]
+        return bool(held)
+
+    def _skip_all(self, _last: bool) -> bool:
+        self._held.clear()
+        return False
+
+
+def _printable(value: bytes) -> str:
+    text = value.decode("ascii", "replace").strip()
+    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_MESSAGE_ID] if char not in "\r\n")

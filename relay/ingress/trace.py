@@ -1,0 +1,84 @@
+"""The Received field that the relay puts on top (RFC 5321 §4.4, RFC 3848, RFC 6531 §4.3, RFC 8314 §4.3). **Pure.**"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._:\[\]-]")
+
+# OpenSSL's names of the TLS 1.2 suites that a default server context may choose, as IANA has them.
+_IANA_CIPHERS = {
+    "ECDHE-ECDSA-AES256-GCM-SHA384": "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384": "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256": "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256": "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "ECDHE-ECDSA-CHACHA20-POLY1305": "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "ECDHE-RSA-CHACHA20-POLY1305": "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "ECDHE-ECDSA-AES256-SHA384": "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA384",
+    "ECDHE-RSA-AES256-SHA384": "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA384",
+    "ECDHE-ECDSA-AES128-SHA256": "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "ECDHE-RSA-AES128-SHA256": "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+    "ECDHE-ECDSA-CAMELLIA256-SHA384": "TLS_ECDHE_ECDSA_WITH_CAMELLIA_256_CBC_SHA384",
+    "ECDHE-RSA-CAMELLIA256-SHA384": "TLS_ECDHE_RSA_WITH_CAMELLIA_256_CBC_SHA384",
+    "ECDHE-ECDSA-CAMELLIA128-SHA256": "TLS_ECDHE_ECDSA_WITH_CAMELLIA_128_CBC_SHA256",
+    "ECDHE-RSA-CAMELLIA128-SHA256": "TLS_ECDHE_RSA_WITH_CAMELLIA_128_CBC_SHA256",
+    "DHE-RSA-AES256-GCM-SHA384": "TLS_DHE_RSA_WITH_AES_256_GCM_SHA384",
+    "DHE-RSA-AES128-GCM-SHA256": "TLS_DHE_RSA_WITH_AES_128_GCM_SHA256",
+    "DHE-RSA-CHACHA20-POLY1305": "TLS_DHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "DHE-RSA-AES256-SHA256": "TLS_DHE_RSA_WITH_AES_256_CBC_SHA256",
+    "DHE-RSA-AES128-SHA256": "TLS_DHE_RSA_WITH_AES_128_CBC_SHA256",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How the message came. `tls_cipher` is OpenSSL's name, None without TLS."""
+
+    extended: bool
+    tls_cipher: str | None = None
+    authenticated: bool = False
+    smtputf8: bool = False
+
+    @property
+    def keyword(self) -> str:
+        """The `with` keyword. HELO sessions are SMTP whatever else they did: no other keyword is registered."""
+        if not self.extended:
+            return "SMTP"
+        name = "UTF8SMTP" if self.smtputf8 else "ESMTP"
+        return name + ("S" if self.tls_cipher else "") + ("A" if self.authenticated else "")
+
+
+def received(
+    *,
+    helo: str,
+    address: str,
+    hostname: str,
+    protocol: Protocol,
+    queue_id: str,
+    forward_path: str | None,
+    now: datetime,
+) -> bytes:
+    """Return the field with its CRLF. `forward_path` is given when there is only one (§7.2: others stay hidden).
+
+    What the client said of itself is cleaned, so that it can be neither another clause nor another field. There is
+    no reverse name beside the address: the DNS is not asked while a client waits.
+    """
+    literal = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+    lines = [
+        f"Received: from {_UNSAFE.sub('?', helo) or 'unknown'} ({literal})",
+        f"by {hostname} with {protocol.keyword} id {queue_id}",
+    ]
+    if forward_path is not None and forward_path.isascii():
+        lines.append(f"for <{forward_path}>")
+    cipher = iana_cipher(protocol.tls_cipher)
+    if cipher is not None:
+        lines.append(f"tls {cipher}")
+    return ("\r\n\t".join(lines) + f";\r\n\t{format_datetime(now)}\r\n").encode("ascii")
+
+
+def iana_cipher(openssl_name: str | None) -> str | None:
+    """Return the registered name of a cipher suite, or None if it has none here. TLS 1.3 names are IANA's."""
+    if openssl_name is None or openssl_name.startswith("TLS_"):
+        return openssl_name
+    return _IANA_CIPHERS.get(openssl_name)
