@@ -108,7 +108,7 @@ class ReplyProtocol(SMTPProtocol):
         if self.fault is not None or self._ended:
             return
         if self.owed == 0:
-            self._give_up(f"the host said something unasked: "{clean(data.strip())}"")
+            self._give_up(f"the host said something unasked: {clean(data.strip())}")
             return
         try:
             replies = self._parser.feed(data)
@@ -117,7 +117,7 @@ class ReplyProtocol(SMTPProtocol):
             return
         self.owed -= len(replies)
         if self.owed < 0 or (self.owed == 0 and self._parser.unfinished):
-            self._give_up(f"the host said more than it was asked: "{clean(data.strip())}"")
+            self._give_up(f"the host said more than it was asked: {clean(data.strip())}")
         elif self.content_out and self._unwritten():
             self._give_up("the host answered before it had the whole content")
         elif self.leaving and self.owed == 0:

@@ -63,10 +63,10 @@ class ReplyParser:
         if len(line) > MAX_LINE:
             raise ReplyError(f"a reply line of more than {MAX_LINE} octets")
         if not line.endswith(b"\r\n"):
-            raise ReplyError(f"a reply line that a bare LF ends: "{clean(line[:-1])}"")
+            raise ReplyError(f"a reply line that a bare LF ends: {clean(line[:-1])}")
         match = _LINE.fullmatch(line, 0, len(line) - 2)
         if match is None:
-            raise ReplyError(f"not a reply: "{clean(line[:-2])}"")
+            raise ReplyError(f"not a reply: {clean(line[:-2])}")
         code, separator, text = match.groups(b"")
         if self._code and code != self._code:
             raise ReplyError(f"a reply that begins with {self._code.decode()} and goes on with {code.decode()}")
