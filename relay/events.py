@@ -39,9 +39,9 @@ def relay_stopped(seconds: float) -> None:
     log.info("relay.stopped", extra={"seconds": round(seconds, 3)})
 
 
-def relay_died() -> None:
+def relay_died(error: BaseException) -> None:
     """A task ended that never should, with its traceback. The process ends; the supervisor starts it again."""
-    log.exception("relay.died")
+    log.error("relay.died", exc_info=error)
 
 
 def start_failed(reason: str) -> None:
