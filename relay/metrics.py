@@ -44,6 +44,9 @@ class Metrics:
             "policy_fetch_duration_seconds", "Duration of policy fetches over HTTPS.", _SECONDS, "result"
         )
         self.policy_changes = counter("policy_changes", "Policies that changed, by the new mode.", "mode")
+        self.policy_unknown_given_up = counter(
+            "policy_unknown_given_up", "Look-ups that went as without policy after mta_sts.unknown_grace."
+        )
         self.policies = gauge("policies", "Policies in the cache by mode.", "mode")
         self.policies_failing = gauge("policies_refresh_failing", "Cached policies whose refresh is failing now.")
         self.enforcement_failures = counter(

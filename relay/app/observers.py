@@ -1,0 +1,39 @@
+"""What policies and DNS have to tell, into metrics and the log."""
+
+from policy.findings import CachedPolicy, FetchFailure, LookupResult
+from policy.mta_sts import Mode
+from policy.observer import DnsResult, RecordType
+from policy.requirement import ResultType
+from relay import events
+from relay.metrics import Metrics
+
+NO_POLICY = "no-policy"
+"""The label for the mode where there is no policy."""
+
+
+class Observer:
+    """Implements policy.observer.DnsObserver and PolicyObserver."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def dns_asked(self, record_type: RecordType, result: DnsResult) -> None:
+        self._metrics.dns_lookups.labels(type=record_type.value, result=result.value).inc()
+
+    def lookup(self, result: LookupResult, mode: Mode | None) -> None:
+        self._metrics.policy_lookups.labels(result=result.value, mode=mode.value if mode else NO_POLICY).inc()
+
+    def fetch_finished(self, duration_seconds: float, result_type: ResultType | None) -> None:
+        result = result_type.value if result_type else "fetched"
+        self._metrics.policy_fetch_seconds.labels(result=result).observe(duration_seconds)
+
+    def policy_changed(self, old: CachedPolicy | None, new: CachedPolicy) -> None:
+        self._metrics.policy_changes.labels(mode=new.policy.mode.value).inc()
+        events.policy_changed(old, new)
+
+    def refresh_failed(self, cached: CachedPolicy, failure: FetchFailure) -> None:
+        events.policy_refresh_failed(cached, failure)
+
+    def unknown_given_up(self, policy_domain: str) -> None:
+        self._metrics.policy_unknown_given_up.inc()
+        events.policy_unknown_given_up(policy_domain)

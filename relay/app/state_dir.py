@@ -1,0 +1,48 @@
+"""The directory of the queue: made for us alone, and held by one process at a time."""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+QUEUE_FILE = "queue-0.db"
+POLICY_FILE = "policy.db"
+_LOCK_FILE = "lock"
+
+
+class StateDirError(Exception):
+    """The directory cannot be used, and why."""
+
+
+class StateDirLock:
+    """A context manager: while inside, no other process can get in. The system lets go when the process dies."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        """Raises StateDirError, naming who holds it."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(self._directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateDirError(f"{self._directory} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+            self._close()
+            raise StateDirError(f"{self._directory} is in use by process {holder or 'unknown'}") from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # The file stays: to remove it would let two processes lock two files of the same name.
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
