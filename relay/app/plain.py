@@ -1,0 +1,141 @@
+"""Settings into the plain values that classes take, one function for each of them. Pure but for `own_addresses`."""
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+
+from policy.freshness import FreshnessSettings
+from policy.names import IPAddress
+from policy.nameservers import IpFamily, NameServer, TrustAd
+from relay.config import Settings
+from relay.config.models import ListenerTable
+from relay.delivery.hosts import NextHop
+from relay.delivery.route import RouteSettings
+from relay.delivery.slot_table import SlotSettings
+from relay.delivery.timeouts import Timeouts
+from relay.ingress.settings import AccessSettings, BareNewlines, IngressSettings, ListenerSettings, TlsMode
+from relay.queue.schedule import ScheduleSettings
+from relay.reports.ndr import NoticeSettings
+
+
+def ingress_settings(settings: Settings) -> IngressSettings:
+    access, ingress = settings.access, settings.ingress
+    return IngressSettings(
+        hostname=settings.relay.hostname,
+        postmaster=settings.relay.postmaster,
+        listeners=tuple(_listener(one) for one in settings.listener),
+        access=AccessSettings(
+            networks=access.networks,
+            users_file=access.users_file,
+            certificates=access.certificates,
+            sender_domains=access.sender_domains,
+            proxies=access.proxies,
+            max_connections=access.max_connections,
+            max_connections_per_client=access.max_connections_per_client,
+            max_messages_per_minute_per_client=access.max_messages_per_minute_per_client,
+        ),
+        max_message_size=ingress.max_message_size,
+        max_recipients=ingress.max_recipients,
+        bare_newlines=BareNewlines(ingress.bare_newlines),
+        idle_timeout=ingress.idle_timeout,
+        max_hops=ingress.max_hops,
+        memory_budget=settings.queue.memory_budget,
+    )
+
+
+def _listener(listener: ListenerTable) -> ListenerSettings:
+    return ListenerSettings(
+        address=str(listener.address),
+        tls=TlsMode(listener.tls),
+        certificate=listener.certificate,
+        key=listener.key,
+        client_ca=listener.client_ca,
+        proxy_protocol=listener.proxy_protocol,
+    )
+
+
+def schedule_settings(settings: Settings) -> ScheduleSettings:
+    queue = settings.queue
+    return ScheduleSettings(
+        retry=queue.retry,
+        expire_after=queue.expire_after,
+        expire_refused_after=queue.expire_refused_after,
+        delay_notice_after=queue.delay_notice_after,
+    )
+
+
+def notice_settings(settings: Settings) -> NoticeSettings:
+    return NoticeSettings(
+        hostname=settings.relay.hostname,
+        postmaster=settings.relay.postmaster,
+        include_full=settings.ndr.include == "full",
+    )
+
+
+def freshness_settings(settings: Settings) -> FreshnessSettings:
+    return FreshnessSettings(unknown_grace=settings.mta_sts.unknown_grace)
+
+
+def slot_settings(settings: Settings) -> SlotSettings:
+    return SlotSettings(
+        max_connections=settings.delivery.max_connections,
+        max_connections_per_destination=settings.delivery.max_connections_per_destination,
+    )
+
+
+def timeouts(settings: Settings) -> Timeouts:
+    return Timeouts(**settings.delivery.timeouts.model_dump())
+
+
+def name_servers(settings: Settings) -> tuple[NameServer, ...]:
+    return tuple(NameServer(address=one.host, port=one.port) for one in settings.dns.nameservers)
+
+
+def trust_ad(settings: Settings) -> TrustAd:
+    match settings.dns.trust_ad:
+        case True:
+            return TrustAd.YES
+        case False:
+            return TrustAd.NO
+        case "auto":
+            return TrustAd.AUTO
+
+
+def ip_family(settings: Settings) -> IpFamily:
+    return IpFamily(settings.delivery.ip_family)
+
+
+def route_settings(settings: Settings) -> RouteSettings:
+    return RouteSettings(
+        smtp_port=settings.delivery.smtp_port,
+        own_names=frozenset({settings.relay.hostname}),
+        own_addresses=own_addresses(settings),
+        allow_private_addresses=settings.delivery.allow_private_addresses,
+        ndr_route=tuple(NextHop.parse(f"smtp://{one}") for one in settings.ndr.route),
+        enforcement=settings.mta_sts.mode,
+    )
+
+
+def own_addresses(settings: Settings) -> frozenset[IPAddress]:
+    """Return the addresses at which mail sent to `smtp_port` would come back to us (loop check).
+
+    Of a listener on all addresses these are the ones that the system would send from; others of a machine with many
+    are not known.
+    """
+    port = settings.delivery.smtp_port
+    bound = [ipaddress.ip_address(one.address.host) for one in settings.listener if one.address.port == port]
+    return frozenset(bound) | frozenset(_outward(one for one in bound if one.is_unspecified))
+
+
+_SOMEWHERE_PUBLIC = {4: (socket.AF_INET, "192.0.2.1"), 6: (socket.AF_INET6, "2001:db8::1")}
+
+
+def _outward(wildcards: Iterable[IPAddress]) -> Iterable[IPAddress]:
+    for wildcard in wildcards:
+        family, somewhere = _SOMEWHERE_PUBLIC[wildcard.version]
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((somewhere, 9))  # chooses the route and sends nothing
+                yield ipaddress.ip_address(probe.getsockname()[0])
+        except OSError:
+            continue
