@@ -5,7 +5,6 @@ One process works on a file; others (the command line) may operate on it at the 
 
 import asyncio
 import logging
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
@@ -33,6 +32,7 @@ from relay.store.sqlite import housekeeping, intake, leasing, operating, settlin
 from relay.store.sqlite.database import load_schema, open_database, open_for_reading
 from relay.store.sqlite.intake import LeaseTerms
 from relay.store.sqlite.reader import Reader
+from relay.store.sqlite.room import Room
 from relay.store.sqlite.rows import duration_us, to_us
 from relay.store.sqlite.upload import SqliteUpload
 from relay.store.sqlite.writer import Writer
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 APPLICATION_ID = 0x4D535251
 _PIECE = 64 * 1024
 _FOREIGN_POLL = timedelta(seconds=1)
-_ROOM_LIFE = timedelta(seconds=1)
 _OPERATE_STEP = 1000
 """Jobs that an operator's command changes in one transaction: a million never stand in the relay's way."""
 _LAPSE_STEP = 1000
@@ -77,19 +76,16 @@ class SqliteQueueStore:
         min_free_disk: int,
     ) -> None:
         writing, reading, viewing = connections
-        self._path = path
         self._clock = clock
         self._incarnation = incarnation
         self._lease_us = duration_us(lease_duration)
         self._max_lapses = max_lapses
         self._retain_us = duration_us(retain_finished)
-        self._min_free_disk = min_free_disk
         self._writer = Writer(writing, name="queue-writer")
         self._reader = Reader(reading, name="queue-reader")
         # An operator's list may read for a second; content and due destinations never wait for it.
         self._viewer = Reader(viewing, name="queue-viewer")
-        self._free = 0
-        self._free_until: datetime | None = None
+        self._room = Room(path, self._reader, min_free=min_free_disk)
         self._work = asyncio.Event()
         self._announced = 0
         self._data_version: int | None = None
@@ -160,12 +156,7 @@ class SqliteQueueStore:
         return SqliteUpload(self._writer, content_id, self._incarnation, self._now)
 
     async def room_for(self, size: int) -> bool:
-        """Whether there is room; measured once a second. A big message is in the log and in the file for a while."""
-        now = self._clock.now()
-        if self._free_until is None or not now < self._free_until <= now + _ROOM_LIFE:
-            self._free_until = now + _ROOM_LIFE
-            self._free = await self._reader.run(lambda connection: _free_disk(connection, self._path))
-        return self._free - 2 * size >= self._min_free_disk
+        return await self._room.has(size, self._clock.now())
 
     async def due_destinations(self, limit: int) -> Sequence[Destination]:
         return await self._reader.run(partial(views.due_destinations, now=self._now(), limit=limit))
@@ -364,11 +355,6 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite
 def _data_version(connection: sqlite3.Connection) -> int:
     version: int = connection.execute("PRAGMA data_version").fetchone()[0]
     return version
-
-
-def _free_disk(connection: sqlite3.Connection, path: Path) -> int:
-    disk = os.statvfs(path.parent)
-    return disk.f_bavail * disk.f_frsize + views.free_bytes_inside(connection)
 
 
 def _would_spin(settlement: Settlement) -> bool:

@@ -91,14 +91,6 @@ def content_start(connection: sqlite3.Connection, queue_id: str, max_bytes: int)
     return b"".join([row[0] for row in pieces])
 
 
-def free_bytes_inside(connection: sqlite3.Connection) -> int:
-    """Bytes of the file that hold nothing; they count as free disk."""
-    pages, page_size = (
-        int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("freelist_count", "page_size")
-    )
-    return pages * page_size
-
-
 def _destination(row: Row, now: int) -> Destination:
     name, queued, size, in_flight, oldest_at, due_at, paused = row
     return Destination(
