@@ -6,7 +6,7 @@ LF, and 120 us of introspection for each connection.
 """
 
 import asyncio
-from collections.abc import Callable
+import ssl
 from typing import TYPE_CHECKING
 
 from aiosmtpd.smtp import SMTP
@@ -56,7 +56,7 @@ class Connection(SMTP):
         self.transport: asyncio.Transport | None = None
         self.address: IPAddress
         self.client: str | None = None
-        self.in_tls = False
+        self.tls: ssl.SSLObject | None = None
         self.in_content = False
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
@@ -67,7 +67,7 @@ class Connection(SMTP):
         self._broken_line = False
 
     async def serve(self) -> None:
-        """Talk to the client until GoodbyeError, ClientGoneError or ConnectionError."""
+        """Talk to the client until GoodbyeError or ClientGoneError."""
         raise NotImplementedError
 
     async def clean_up(self) -> None:
@@ -88,7 +88,7 @@ class Connection(SMTP):
             transport.pause_reading()  # the ClientHello is for TLS to read
         self.address = client_address(peer[0])
         if not self.shared.connections.enter():
-            self._turn_away("421 4.3.2")
+            self._turn_away()
             return
         self.session = ClientState(self.loop)
         self.session.peer = peer
@@ -102,17 +102,16 @@ class Connection(SMTP):
         if not self.shared.connections.enter_client(client):
             self.shared.connection_results[ConnectionResult.TOO_MANY].inc()
             events.connection_refused(str(address), "too many connections of this client")
-            raise GoodbyeError(f"421 4.7.0 {self.shared.settings.hostname} Too many connections from your address")
+            raise self.goodbye("421 4.7.0", "Too many connections from your address")
         self.client = client
         self.shared.connection_results[ConnectionResult.ACCEPTED].inc()
 
-    def _turn_away(self, code: str) -> None:
+    def _turn_away(self) -> None:
         assert self.transport is not None
         self.shared.connection_results[ConnectionResult.TOO_MANY].inc()
         events.connection_refused(str(self.address), "too many connections")
         if not self.listener.implicit:
-            text = f"{code} {self.shared.settings.hostname} Too many connections\r\n"
-            self.transport.write(text.encode("ascii"))
+            self.transport.write(f"{self.goodbye('421 4.3.2', 'Too many connections')}\r\n".encode("ascii"))
         self.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -122,7 +121,7 @@ class Connection(SMTP):
     def eof_received(self) -> bool:
         """A client may close its side after QUIT and still wants our replies, where the transport allows."""
         self.input.feed_eof()
-        return not self.in_tls
+        return self.tls is None
 
     async def _handle_client(self) -> None:
         self._idle_timer = self.loop.call_later(self.shared.idle_seconds, self._look_at_time)
@@ -132,11 +131,11 @@ class Connection(SMTP):
         except GoodbyeError as goodbye:
             if goodbye.reply is not None:
                 self.reply(goodbye.reply)
-        except (ClientGoneError, ConnectionError):
+        except ClientGoneError:
             pass
         except Exception as error:  # noqa: BLE001  the top of the task: nothing of it may reach the client
             events.session_failed(str(self.address), error)
-            self.reply(f"421 4.3.0 {self.shared.settings.hostname} Temporary failure, closing connection")
+            self.reply(str(self.goodbye("421 4.3.0", "Temporary failure")))
         finally:
             self._idle_timer.cancel()
             self.shared.metrics.open_connections.dec()
@@ -150,7 +149,7 @@ class Connection(SMTP):
         assert self.transport is not None
         self.transport.close()
         # A client that does not read would keep a closing transport for ever.
-        if self.transport.get_write_buffer_size() or self.in_tls:
+        if self.transport.get_write_buffer_size() or self.tls is not None:
             self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
     def stop(self) -> None:
@@ -165,7 +164,11 @@ class Connection(SMTP):
             self.transport.abort()
 
     def farewell(self) -> GoodbyeError:
-        return GoodbyeError(f"421 4.3.2 {self.shared.settings.hostname} Service shutting down, closing connection")
+        return self.goodbye("421 4.3.2", "Service shutting down")
+
+    def goodbye(self, code: str, reason: str) -> GoodbyeError:
+        """The end of the session with a reply that names us, as 421 does (RFC 5321 §4.2.3)."""
+        return GoodbyeError(f"{code} {self.shared.settings.hostname} {reason}, closing connection")
 
     @property
     def is_idle(self) -> bool:
@@ -178,8 +181,7 @@ class Connection(SMTP):
         since = self.input.waiting_since
         waited = 0.0 if since is None else self.loop.time() - since
         if waited >= limit:
-            hostname = self.shared.settings.hostname
-            self.input.set_exception(GoodbyeError(f"421 4.4.2 {hostname} Timeout exceeded, closing connection"))
+            self.input.set_exception(self.goodbye("421 4.4.2", "Timeout exceeded"))
         else:
             self._idle_timer = self.loop.call_later(limit - waited, self._look_at_time)
 
@@ -216,9 +218,9 @@ class Connection(SMTP):
             await self.flush()
             since = self.loop.time()
             while line is None:
-                await self.input.more(since)
                 if self.input.starts_with(_TLS_FIRST_OCTET):
                     raise GoodbyeError(None)
+                await self.input.more(since)
                 line = self.input.take_line(most)
         elif self._replies_size > _REPLIES_AT_ONCE:
             await self.flush()
@@ -230,7 +232,7 @@ class Connection(SMTP):
             line = await self._take_line(MAX_LINE)
             dropped += len(line)
             if dropped > _MAX_DROPPED_LINE:
-                raise GoodbyeError(f"421 4.7.0 {self.shared.settings.hostname} Line too long, closing connection")
+                raise self.goodbye("421 4.7.0", "Line too long")
 
     # -- output
 
@@ -246,9 +248,9 @@ class Connection(SMTP):
             try:
                 async with asyncio.timeout(self.shared.idle_seconds):
                     await self._drain_helper()
-            except TimeoutError:
+            except OSError as error:  # TimeoutError is one
                 self.abort()
-                raise ClientGoneError from None
+                raise ClientGoneError from error
 
     def _write_out(self) -> None:
         if self._replies:
@@ -257,18 +259,23 @@ class Connection(SMTP):
             self._replies_size = 0
             assert self.transport is not None
             if not self.transport.is_closing():
-                self.transport.write(data.encode("utf-8"))
+                self.transport.write(data.encode("ascii"))
 
     # -- TLS
 
-    async def start_tls(self, announce: Callable[[], None]) -> None:
-        """Put TLS before the transport. Plaintext that is here already ends the session (RFC 3207 §4.2)."""
+    async def start_tls(self, announcement: str | None) -> None:
+        """Put TLS before the transport, after this reply if it is given.
+
+        Plaintext that is here already was sent by whoever sits between, and must not reach the session inside TLS:
+        it ends the session (RFC 3207 §4.2).
+        """
         assert self.listener.tls is not None
         assert self.transport is not None
         context = await self.listener.tls.current()
         if self.input.pending:
             raise GoodbyeError(None)
-        announce()
+        if announcement is not None:
+            self.reply(announcement)
         self._write_out()
         try:
             transport = await self.loop.start_tls(
@@ -286,4 +293,4 @@ class Connection(SMTP):
         self._transport = transport
         self._over_ssl = True
         self.input.use_transport(transport)
-        self.in_tls = True
+        self.tls = transport.get_extra_info("ssl_object")

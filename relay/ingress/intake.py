@@ -32,6 +32,7 @@ class Intake:
     def __init__(self, *, head: bytes, settings: IngressSettings, store: QueueStore, budget: MemoryBudget) -> None:
         self.refusal: str | None = None
         self.received = 0
+        self.handed_over = False
         self._content = Content(bare_newlines=settings.bare_newlines, max_hops=settings.max_hops)
         self._most = settings.max_message_size
         self._upload_above = settings.upload_above
@@ -72,11 +73,11 @@ class Intake:
             await self._refuse(store_refusal(error))
             return None
 
-    async def close(self, *, stored: bool = False) -> None:
-        """Let go of everything; an upload that no message will name is removed."""
+    async def close(self) -> None:
+        """Let go of everything; an upload is removed, unless it was `handed_over` to a message."""
         self._drop_parts()
         upload, self._upload = self._upload, None
-        if upload is not None and not stored:
+        if upload is not None and not self.handed_over:
             with contextlib.suppress(StoreError):  # the store sweeps what nobody names
                 await upload.discard()
 

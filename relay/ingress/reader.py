@@ -11,7 +11,7 @@ READ_AHEAD = 64 * 1024
 
 
 class ClientGoneError(Exception):
-    """The client has closed its side of the connection."""
+    """The client has closed its side of the connection, or the connection is lost."""
 
 
 class BulkReader(asyncio.StreamReader):
@@ -68,14 +68,16 @@ class BulkReader(asyncio.StreamReader):
 
         Raises ClientGoneError at the end, and whatever `set_exception` was given.
         """
-        exception = self.exception()
-        if exception is not None:
-            raise exception
-        if self._eof:
-            raise ClientGoneError
         self.waiting_since = self._clock() if since is None else since
         try:
+            exception = self.exception()
+            if exception is not None:
+                raise exception
+            if self._eof:
+                raise ClientGoneError
             await self._wait_for_data("more")
+        except OSError as error:  # what the connection was lost by
+            raise ClientGoneError from error
         finally:
             self.waiting_since = None
 
