@@ -266,6 +266,11 @@ def attempt_crashed(job: Job, error: Exception) -> None:
     log.error("delivery.crashed", exc_info=error, extra=_job_fields(job))
 
 
+def notice_impossible(job: Job, reason: str) -> None:
+    """The sender's address is none that a notice can be sent to."""
+    log.error("notice.impossible", extra=_job_fields(job) | {"reason": reason})
+
+
 def _message_fields(message: Message) -> dict[str, object]:
     return {
         "queue_id": message.queue_id,

@@ -5,16 +5,17 @@ recipient's failure). The worker asks for targets and tells what happened; it de
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from policy.names import IPAddress
 from policy.requirement import Level, Requirement
+from relay.delivery.commands import needs_smtputf8
 from relay.delivery.hosts import Host
 from relay.delivery.seam import HostError, SendResult, SessionFacts, Target
 from relay.queue.attempt import Action, FailureKind, HostAttempt, HostFailure, Outcome, Phase
 from relay.queue.final_status import host_verdict
-from relay.queue.message import Recipient
+from relay.queue.message import Job, Recipient
 from relay.status import Reply
 
 MAX_TRIES = 5
@@ -55,24 +56,14 @@ class DeliveryPlan:
     """Walks the hosts of one route for the recipients of one job.
 
     A recipient that a host answered with 2yz or 5yz is done. 4yz, no answer, or no session at all: the next host. A
-    host that did not come to an answer is tried at its next address first. `utf8_path` chooses between two texts
-    (relay.queue.final_status).
+    host that did not come to an answer is tried at its next address first. `failure` says why there are no hosts.
     """
 
-    def __init__(
-        self,
-        recipients: Iterable[Recipient],
-        hosts: Iterable[Host],
-        *,
-        domain: str,
-        failure: HostFailure | None = None,
-        utf8_path: bool = True,
-    ) -> None:
-        self._progress = {recipient.id: _Progress(recipient) for recipient in recipients}
+    def __init__(self, job: Job, hosts: Iterable[Host], failure: HostFailure | None = None) -> None:
+        self._job = job
+        self._progress = {recipient.id: _Progress(recipient) for recipient in job.recipients}
         self._hosts = deque(hosts)
-        self._domain = domain
         self._failure = failure
-        self._utf8_path = utf8_path
         self._visit: _Visit | None = None
         self._tries = 0
         self._records: list[HostAttempt] = []
@@ -97,6 +88,11 @@ class DeliveryPlan:
     def hosts(self) -> tuple[HostAttempt, ...]:
         """The record of all hosts so far, those that were not contacted included."""
         return tuple(self._records)
+
+    @property
+    def failure(self) -> HostFailure | None:
+        """Why there was no host to try, or to go on with."""
+        return self._failure
 
     @property
     def refused(self) -> tuple[Host, ...]:
@@ -129,6 +125,12 @@ class DeliveryPlan:
         self._tries = 0
         self._refused = {}
 
+    def give_up(self, failure: HostFailure) -> None:
+        """End here, for a reason that is not the hosts'; who has no answer is deferred with it."""
+        self._hosts.clear()
+        self._visit = None
+        self._failure = failure
+
     def host_replied(self, result: SendResult, facts: SessionFacts) -> None:
         """Take in what the host made of `offer`. Replies for anybody else are not ours to act on."""
         visit = self._present
@@ -141,7 +143,7 @@ class DeliveryPlan:
         self._record_session(visit, result, facts)
         visit.addresses.clear()  # the host has answered: for whoever is left the next host is asked
         # A host that puts off everyone it was offered makes no progress, and is not asked for ever.
-        keep = frozenset(result.postponed) if answered and result.failure is None else frozenset()
+        keep = frozenset(result.postponed) if answered else frozenset()
         visit.offer = tuple(one for one in visit.offer if one.id in keep and one.id not in result.replies)
 
     def host_failed(self, error: HostError) -> None:
@@ -169,7 +171,8 @@ class DeliveryPlan:
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """Return exactly one outcome for each recipient, in the order of the job."""
-        return tuple(one.outcome or self._verdict(one.recipient) for one in self._progress.values())
+        unanswered = {one.recipient_id: one for one in verdicts(self._job, self._records, self._failure)}
+        return tuple(one.outcome or unanswered[one.recipient.id] for one in self._progress.values())
 
     @property
     def _present(self) -> _Visit:
@@ -256,7 +259,7 @@ class DeliveryPlan:
                 tls=facts.tls,
                 testing_failure=facts.testing_failure,
                 reply=last[0] if last else base.reply,
-                failure=result.failure or self._unanswered(visit, result),
+                failure=result.failure or self._unanswered(visit, result) or base.failure,
             ),
         )
 
@@ -286,15 +289,22 @@ class DeliveryPlan:
         self._records.append(record)
         visit.record = record
 
-    def _verdict(self, recipient: Recipient) -> Outcome:
-        verdict = host_verdict(self._records, self._failure, domain=self._domain, utf8_path=self._utf8_path)
-        return Outcome(
-            recipient_id=recipient.id,
-            action=Action.FAILED if verdict.status.permanent else Action.DEFERRED,
-            status=verdict.status,
-            diagnostic=verdict.diagnostic,
-            reply=verdict.reply,
-            remote_mta=verdict.remote_mta,
-            remote_address=verdict.remote_address,
-            refused=verdict.refused,
-        )
+
+def verdicts(job: Job, hosts: Sequence[HostAttempt], failure: HostFailure | None) -> tuple[Outcome, ...]:
+    """Return the outcome of each recipient of a job that no host took, whatever came of other jobs at the hosts."""
+    return tuple(_verdict(job, recipient, hosts, failure) for recipient in job.recipients)
+
+
+def _verdict(job: Job, recipient: Recipient, hosts: Sequence[HostAttempt], failure: HostFailure | None) -> Outcome:
+    utf8_path = needs_smtputf8(job.message.envelope.reverse_path) or needs_smtputf8(recipient.forward_path)
+    verdict = host_verdict(hosts, failure, domain=job.destination, utf8_path=utf8_path)
+    return Outcome(
+        recipient_id=recipient.id,
+        action=Action.FAILED if verdict.status.permanent else Action.DEFERRED,
+        status=verdict.status,
+        diagnostic=verdict.diagnostic,
+        reply=verdict.reply,
+        remote_mta=verdict.remote_mta,
+        remote_address=verdict.remote_address,
+        refused=verdict.refused,
+    )

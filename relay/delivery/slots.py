@@ -1,0 +1,149 @@
+"""Lends connection slots, and waits for them. The rule is in `slot_table`.
+
+Where the share of the domains that are not proven is taken up, a new one is let in at the cost of one whose host has
+not come to a session in good time. That one is marked as slow: next time it may take all the time it wants, within
+half of the share.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from relay.delivery.slot_table import SlotSettings, SlotTable, Standing
+
+PATIENCE_SECONDS = 1.0
+"""How long a new domain's host may take to come to a session while other new domains wait for the slot."""
+
+
+class GaveWayError(Exception):
+    """The host had not come to a session in good time, and the slot went to another destination."""
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """The right to have one connection to a host of a destination."""
+
+    destination: str
+    mx_host: str
+    standing: Standing
+    taken_at: float
+    deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    firm: bool = False
+
+    def give_way_at(self, when: float | None) -> None:
+        if not self.deadline.expired():
+            self.deadline.reschedule(when)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    destination: str
+    mx_host: str
+    granted: "asyncio.Future[Slot]"
+
+
+class Slots:
+    """First come, first served among those whose limits allow one. `timer` gives seconds that never go back."""
+
+    def __init__(
+        self, *, settings: SlotSettings, timer: Callable[[], float], patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        self._table = SlotTable(settings)
+        self._timer = timer
+        self._patience = patience_seconds
+        self._proven: deque[_Waiter] = deque()
+        self._unproven: deque[_Waiter] = deque()
+        self._holders: dict[Slot, None] = {}
+        self._pressed = False
+
+    def limit(self, destination: str) -> int:
+        """How many connections the destination may have at present."""
+        return self._table.limit(destination, self._timer())
+
+    def proven(self, destination: str) -> bool:
+        return self._table.standing(destination, self._timer()) is Standing.PROVEN
+
+    def succeeded(self, destination: str) -> None:
+        self._table.succeeded(destination, self._timer())
+
+    def failed(self, destination: str) -> None:
+        self._table.failed(destination)
+
+    @asynccontextmanager
+    async def hold(self, destination: str, mx_host: str) -> AsyncIterator[Slot]:
+        """Wait for a slot and hold it. Raises GaveWayError out of the body, before `opened` was called only."""
+        slot = await self._acquire(destination, mx_host)
+        try:
+            async with slot.deadline:
+                yield slot
+        except TimeoutError as error:
+            if not slot.deadline.expired():
+                raise
+            self._table.gave_way(destination)
+            raise GaveWayError(f"{mx_host} took too long while others waited") from error
+        finally:
+            self._give_back(slot)
+
+    def opened(self, slot: Slot) -> None:
+        """The session stands: from here on its slot is kept, however long the host takes."""
+        slot.firm = True
+        slot.give_way_at(None)
+        self._press()
+
+    async def _acquire(self, destination: str, mx_host: str) -> Slot:
+        queue = self._proven if self.proven(destination) else self._unproven
+        if not queue and (slot := self._take(destination, mx_host)):
+            return slot
+        waiter = _Waiter(destination, mx_host, asyncio.get_running_loop().create_future())
+        queue.append(waiter)
+        self._admit()
+        self._press()
+        try:
+            return await waiter.granted
+        except asyncio.CancelledError:
+            if waiter.granted.done() and not waiter.granted.cancelled():
+                self._give_back(waiter.granted.result())
+            else:
+                queue.remove(waiter)
+            raise
+
+    def _take(self, destination: str, mx_host: str) -> Slot | None:
+        standing = self._table.take(destination, mx_host, self._timer())
+        if standing is None:
+            return None
+        slot = Slot(destination, mx_host, standing, asyncio.get_running_loop().time())
+        self._holders[slot] = None
+        return slot
+
+    def _give_back(self, slot: Slot) -> None:
+        del self._holders[slot]
+        self._table.give_back(slot.destination, slot.mx_host, slot.standing)
+        if self._proven or self._unproven:
+            self._admit()
+            self._press()
+
+    def _admit(self) -> None:
+        """Serve who can be served, in the order of arrival; whoever is held up holds up nobody else."""
+        for queue in (self._proven, self._unproven):
+            for _ in range(len(queue)):
+                waiter = queue.popleft()
+                full = queue is self._unproven and self._table.unproven_are_full()
+                slot = None if full or waiter.granted.done() else self._take(waiter.destination, waiter.mx_host)
+                if slot is not None:
+                    waiter.granted.set_result(slot)
+                else:
+                    queue.append(waiter)
+
+    def _press(self) -> None:
+        """Give the oldest holders that have no session yet as many deadlines as new destinations wait."""
+        if not self._unproven and not self._pressed:
+            return
+        now = self._timer()
+        waiting = sum(self._table.standing(waiter.destination, now) is Standing.NEW for waiter in self._unproven)
+        self._pressed = waiting > 0
+        for slot in self._holders:
+            if slot.standing is Standing.NEW and not slot.firm:
+                slot.give_way_at(slot.taken_at + self._patience if waiting > 0 else None)
+                waiting -= 1

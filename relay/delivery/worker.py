@@ -1,0 +1,343 @@
+"""One attempt at one job: route, hosts in turn, outcomes, settlement.
+
+Once a host has answered, writing that down survives cancellation. A fault of ours never bounces mail: the exception
+leaves, the job stays with its lease, and the lease lapses.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from policy.findings import Findings
+from relay import events
+from relay.clock import Clock
+from relay.delivery.hosts import Host, Route
+from relay.delivery.notices import NoticeWriter
+from relay.delivery.plan import DeliveryPlan, verdicts
+from relay.delivery.route import Router
+from relay.delivery.seam import HostError, Parcel, Session, Target, Transport
+from relay.delivery.slots import GaveWayError, Slots
+from relay.delivery.tally import Tally
+from relay.queue.attempt import Attempt, FailureKind, HostFailure, Phase, PolicyFacts
+from relay.queue.message import HoldReason, Job
+from relay.queue.schedule import ScheduleSettings
+from relay.queue.settle import Decision, settle
+from relay.status import Status
+from relay.store.protocols import LeaseLostError, QueueStore, SettledRecipient, Settlement, StoreError, Verdict
+
+MAX_IN_MEMORY = 256 * 1024
+"""Content up to this size is read whole; larger content is streamed from the store for each host anew."""
+
+T = TypeVar("T")
+
+_SETTLE_PAUSES_SECONDS = (0.1, 0.5, 2.0, 5.0)
+_BROKEN_OFF = Status(4, 3, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How an attempt ended. `unreachable`: no host of the destination could be used, whatever the message."""
+
+    attempt: Attempt
+    unreachable: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """An attempt under way."""
+
+    job: Job
+    started_at: datetime
+    plan: DeliveryPlan | None = None
+    findings: Findings | None = None
+    record_checked: bool = False
+    session: Session | None = None
+    settling: bool = False
+    broken_off: bool = False
+    content: bytes | Callable[[], AsyncIterator[bytes]] | None = field(default=None, repr=False)
+
+
+class DeliveryWorker:
+    """Attempts jobs, any number at once. `spread` gives numbers in [0, 1) that set retries apart."""
+
+    def __init__(
+        self,
+        *,
+        store: QueueStore,
+        router: Router,
+        transport: Transport,
+        slots: Slots,
+        notices: NoticeWriter,
+        clock: Clock,
+        tally: Tally,
+        schedule: ScheduleSettings,
+        spread: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._router = router
+        self._transport = transport
+        self._slots = slots
+        self._notices = notices
+        self._clock = clock
+        self._tally = tally
+        self._schedule = schedule
+        self._spread = spread
+        self._runs: dict[int, _Run] = {}
+        self._draining = False
+
+    def drain(self) -> None:
+        """Begin no further transaction: attempts under way end after the one they are in."""
+        self._draining = True
+
+    def must_finish(self, job: Job) -> bool:
+        """Whether the host may have the message already, so that the attempt is to be awaited, not broken off."""
+        run = self._runs.get(job.id)
+        return run is not None and (run.settling or (run.session is not None and run.session.committing))
+
+    async def attempt(self, job: Job, *, alone: Callable[[], bool] = lambda: True) -> Ended | None:
+        """Try to deliver a leased job and settle it; None if the attempt was broken off by `drain`.
+
+        `alone` says, at the end, whether no other attempt at the destination is under way: only then a failure to
+        reach it cools it down as a whole. Cancelling breaks the attempt off: it is settled, uncharged as far as no
+        host has answered, before CancelledError leaves.
+        """
+        run = _Run(job=job, started_at=self._clock.now())
+        self._runs[job.id] = run
+        try:
+            try:
+                await self._walk(run)
+            except asyncio.CancelledError:
+                run.broken_off = True
+                await _finish(job, self._conclude(run, alone))
+                raise
+            return await _finish(job, self._conclude(run, alone))
+        finally:
+            del self._runs[job.id]
+
+    async def share(self, job: Job, ended: Ended) -> None:
+        """Settle another job for the same destination with what was just found out, without asking there again."""
+        now = self._clock.now()
+        found = ended.attempt
+        attempt = replace(
+            found,
+            number=job.attempts,
+            started_at=now,
+            finished_at=now,
+            outcomes=verdicts(job, found.hosts, found.failure),
+        )
+        await _finish(job, self._settle(job, attempt, retry_at=None, cools=False))
+
+    def shares_route(self, job: Job, other: Job) -> bool:
+        """Whether two jobs for the same destination go the same way."""
+        return self._router.is_fixed(job.message) == self._router.is_fixed(other.message)
+
+    # The walk.
+
+    async def _walk(self, run: _Run) -> None:
+        try:
+            route = await self._router.route(run.job.message, run.job.destination)
+            run.findings = route.findings
+            run.plan = plan = DeliveryPlan(run.job, route.hosts, route.failure)
+            await self._visit_hosts(run, plan)
+            if plan.waiting and plan.refused and not run.broken_off:
+                await self._recheck(run, plan, route)
+        except StoreError as error:
+            events.queue_failed("attempt", error)
+            run.plan = run.plan or DeliveryPlan(run.job, ())
+            run.plan.give_up(HostFailure(kind=FailureKind.INTERNAL, detail="the store did not answer"))
+
+    async def _visit_hosts(self, run: _Run, plan: DeliveryPlan) -> None:
+        while (target := plan.next_target()) is not None:
+            if self._draining:
+                run.broken_off = True
+                return
+            try:
+                await self._visit(run, plan, target)
+            except HostError as error:
+                plan.host_failed(error)
+            except GaveWayError as error:
+                failure = HostFailure(kind=FailureKind.TIMEOUT, detail=str(error))
+                plan.host_failed(HostError(failure, Phase.CONNECT))
+            finally:
+                run.session = None
+
+    async def _visit(self, run: _Run, plan: DeliveryPlan, target: Target) -> None:
+        destination = run.job.destination
+        async with self._slots.hold(destination, target.mx_host) as slot, self._transport.open(target) as session:
+            self._slots.opened(slot)
+            run.session = session
+            while plan.offer:
+                parcel = Parcel(message=run.job.message, recipients=plan.offer, content=await self._content(run))
+                result = await session.send(parcel)
+                plan.host_replied(result, session.facts)
+                if any(reply.positive for reply in result.replies.values()):
+                    self._slots.succeeded(destination)
+                if self._draining and plan.offer:
+                    run.broken_off = True
+                    return
+
+    async def _content(self, run: _Run) -> bytes | Callable[[], AsyncIterator[bytes]]:
+        """The content: handed over in memory, read once, or to be streamed."""
+        if run.content is None:
+            message = run.job.message
+            if run.job.content is not None:
+                run.content = run.job.content
+            elif message.size <= MAX_IN_MEMORY:
+                run.content = b"".join([piece async for piece in self._store.content(message.queue_id)])
+            else:
+                run.content = lambda: self._store.content(message.queue_id)
+        return run.content
+
+    async def _recheck(self, run: _Run, plan: DeliveryPlan, route: Route) -> None:
+        """A policy refuses: look it up past our caches, and try at once what another one allows (RFC 8461 §5)."""
+        now = await self._router.recheck(route)
+        run.record_checked = now.findings is not None and now.findings.record_checked
+        allowed = _judged_anew(plan.refused, now)
+        if allowed:
+            events.policy_changed_in_attempt(run.job, _policy_id(run.findings), _policy_id(now.findings))
+            run.findings = now.findings
+            plan.offer_again(allowed)
+            await self._visit_hosts(run, plan)
+
+    # The end.
+
+    async def _conclude(self, run: _Run, alone: Callable[[], bool]) -> Ended | None:
+        run.settling = True
+        plan = run.plan
+        if run.broken_off and (plan is None or not plan.answered):
+            events.attempt_broken_off(run.job)
+            self._tally.broken_off()
+            await self._write(_uncharged(run.job))
+            return None
+        assert plan is not None, "a walk that was not broken off has a plan"
+        if run.broken_off:
+            plan.give_up(HostFailure(kind=FailureKind.INTERNAL, detail="the relay was stopped"))
+        attempt = self._attempt(run, plan)
+        unreachable = plan.unreachable and not run.broken_off
+        if unreachable:
+            self._slots.failed(run.job.destination)
+        waits_for_policy = plan.failure is not None and plan.failure.kind is FailureKind.POLICY_UNKNOWN
+        retry_at = run.findings.defer_until if run.findings and waits_for_policy else None
+        await self._settle(run.job, attempt, retry_at=retry_at, cools=unreachable and alone())
+        return Ended(attempt=attempt, unreachable=unreachable)
+
+    def _attempt(self, run: _Run, plan: DeliveryPlan) -> Attempt:
+        return Attempt(
+            number=run.job.attempts,
+            started_at=run.started_at,
+            finished_at=self._clock.now(),
+            hosts=plan.hosts,
+            outcomes=plan.outcomes(),
+            policy=_policy_facts(run.findings),
+            policy_problem=_policy_problem(run.findings),
+            record_checked=run.record_checked,
+            failure=plan.failure,
+        )
+
+    async def _settle(self, job: Job, attempt: Attempt, *, retry_at: datetime | None, cools: bool) -> None:
+        now = self._clock.now()
+        decision = settle(job, attempt, now, self._schedule, spread=self._spread())
+        if decision.retry_in is not None and retry_at is not None:
+            # The look-up is to be tried when its grace is over: not before, and not a whole step later.
+            decision = replace(decision, retry_in=max(retry_at - now, timedelta(seconds=1)))
+        cool = min(decision.retry_in, self._schedule.retry[0]) if cools and decision.retry_in is not None else None
+        notices = await self._notices.write(decision.notices, job, attempt, now)
+        if not await self._write(decision.settlement((notice for _, notice in notices), cool_destination=cool)):
+            return
+        if cool is not None:
+            events.destination_cooled(job.destination, cool, decision.recipients[0].diagnostic)
+        self._tell(decision)
+        for request, notice in notices:
+            self._tally.notice(request.kind)
+            events.notice_queued(job, notice, request.kind, len(request.recipients))
+
+    async def _write(self, settlement: Settlement) -> bool:
+        """Write a settlement down, with patience for a store that fails for a while. False if it could not be."""
+        job = settlement.job
+        for tries_left in range(len(_SETTLE_PAUSES_SECONDS), -1, -1):
+            try:
+                await self._store.settle(settlement)
+            except LeaseLostError:
+                events.lease_lost(job)
+                return False
+            except StoreError as error:
+                events.settle_failed(job, error, tries_left)
+                if tries_left:
+                    await self._clock.sleep(_SETTLE_PAUSES_SECONDS[-tries_left])
+            else:
+                return True
+        return False
+
+    def _tell(self, decision: Decision) -> None:
+        self._tally.attempt(decision)
+        settled = {one.recipient_id: one for one in decision.recipients}
+        for recipient in decision.job.recipients:
+            events.recipient_settled(
+                decision.job, recipient, settled[recipient.id], decision.attempt, decision.retry_in
+            )
+        if decision.hold is HoldReason.DOUBLE_BOUNCE:
+            events.double_bounce_held(decision.job)
+
+
+async def _finish(job: Job, work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end even if the caller is cancelled meanwhile, who then learns of it."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            events.attempt_crashed(job, error)
+        raise
+
+
+def _judged_anew(refused: tuple[Host, ...], route: Route) -> tuple[Host, ...]:
+    """Return those of the refused hosts that now have another verdict, in the route's order."""
+    before = {host.name: host.verdict for host in refused}
+    return tuple(host for host in route.hosts if host.name in before and host.verdict != before[host.name])
+
+
+def _uncharged(job: Job) -> Settlement:
+    """Give the attempt back: nothing happened that counts."""
+    return Settlement(
+        job=job,
+        recipients=tuple(
+            SettledRecipient(
+                recipient_id=recipient.id,
+                verdict=Verdict.QUEUED,
+                status=_BROKEN_OFF,
+                diagnostic="Attempt broken off: the relay was stopped",
+            )
+            for recipient in job.recipients
+        ),
+        attempt=None,
+        charged=False,
+    )
+
+
+def _policy_id(findings: Findings | None) -> str | None:
+    return findings.cached.record_id if findings and findings.cached else None
+
+
+def _policy_facts(findings: Findings | None) -> PolicyFacts | None:
+    if findings is None or findings.cached is None:
+        return None
+    cached = findings.cached
+    return PolicyFacts(
+        policy_domain=cached.policy_domain,
+        record_id=cached.record_id,
+        mode=cached.policy.mode.value,
+        mx=cached.policy.mx,
+        fetched_at=cached.fetched_at,
+        expires_at=cached.expires_at,
+    )
+
+
+def _policy_problem(findings: Findings | None) -> str:
+    if findings is None:
+        return ""
+    if findings.problem is not None:
+        return f"{findings.problem.result_type.value}: {findings.problem.detail}"
+    return f"{findings.unknown.reason.value}: {findings.unknown.detail}" if findings.unknown else ""
