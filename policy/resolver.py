@@ -268,7 +268,7 @@ def _unknown(error: dns.exception.DNSException) -> Unknown:
     codes = [int(option.code) for option in extended]
     words = [failure[3] for failure in failures]
     detail = "; ".join(
-        [f"{failure[0]}: {failure[3]}" for failure in failures[-3:]]
+        [f"{server}: {str(word) or type(word).__name__}" for server, _, _, word, _ in failures[-3:]]
         + [f"extended error {int(option.code)} {option.text or ''}".strip() for option in extended[:3]]
     )
     bogus = next((code for code in codes if code in _BOGUS_CODES), None)
