@@ -60,6 +60,7 @@ class LabCA:
     """Issues into `directory`. Who trusts `ca_file` trusts `root` and through it `intermediate`, but not `stranger`."""
 
     def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._made: dict[tuple[CertificateKind, tuple[str, ...]], Identity] = {}
         self._issued = 0

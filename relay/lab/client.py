@@ -103,9 +103,12 @@ class SmtpClient:
         """Say STARTTLS and, after 220, shake hands. Raises ssl.SSLError."""
         reply = await self.command("STARTTLS")
         if reply.code == 220:
-            _, writer = self._opened()
+            (_, writer), streams, self._streams = self._opened(), self._streams, None
+            # A handshake that fails closes the connection, but asyncio's streams then never report that it is closed:
+            # they are taken back only once it has succeeded.
             async with asyncio.timeout(self._timeout):
                 await writer.start_tls(tls, server_hostname=name or self._host.strip("[]"))
+            self._streams = streams
         return reply
 
     @property

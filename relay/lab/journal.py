@@ -11,17 +11,18 @@ LONGEST = 200_000
 class Journal(list[T], Generic[T]):
     """A list that servers `record` into and tests wait on.
 
-    Limits: keeps the first `LONGEST` entries; `total` counts all.
+    Limits: keeps the first `longest` entries; `total` counts all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, longest: int = LONGEST) -> None:
         super().__init__()
+        self._longest = longest
         self.total = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
     def record(self, entry: T) -> None:
         self.total += 1
-        if self.total <= LONGEST:
+        if self.total <= self._longest:
             self.append(entry)
         if self._waiting:
             self._wake()

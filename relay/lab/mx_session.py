@@ -32,6 +32,7 @@ COMMAND_LIMIT = 2048  # RFC 5321 §4.5.3.1.4, and what DSN and SMTPUTF8 add to i
 KEPT = 10_000  # commands and violations of one session
 END_OF_DATA = b"\r\n.\r\n"
 FATAL_ALERT = b"\x15\x03\x03\x00\x02\x02\x28"  # handshake_failure
+TLS_HANDSHAKE = b"\x16"  # the first octet of a ClientHello
 NOT_TLS = b"\x00\x00 this is not TLS\r\n"
 
 
@@ -87,7 +88,7 @@ class MxSession(ScriptedConnection):
         if self.deaf:
             return
         if self._trap is not None:
-            self._spring(self._trap)
+            self._spring(self._trap, data)
             return
         self._buffer += data
         if len(self._buffer) > BUFFER_LIMIT:
@@ -358,16 +359,19 @@ class MxSession(ScriptedConnection):
         match self._behaviour.handshake:
             case Handshake.COMPLETE:
                 self.start_tls(self._mx.context)
-            case Handshake.PLAINTEXT:
-                self._greeted = False
             case Handshake.CLOSE:
                 self.close()
             case trap:
                 self._trap = trap
 
-    def _spring(self, trap: Handshake) -> None:
+    def _spring(self, trap: Handshake, data: bytes) -> None:
         """The client has sent something, most likely its ClientHello."""
         match trap:
+            case Handshake.PLAINTEXT if data.startswith(TLS_HANDSHAKE):
+                self.send(b"500 5.5.2 Unknown command\r\n")
+            case Handshake.PLAINTEXT:
+                self._trap = None
+                self.on_data(data)
             case Handshake.RESET:
                 self.reset()
             case Handshake.ALERT:

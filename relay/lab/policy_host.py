@@ -12,7 +12,6 @@ from relay.lab.loopback import POLICY_HOST
 from relay.lab.wire import Connection, Listener, ServerSide, server_context
 
 REQUEST_LIMIT = 64 * 1024
-DRIP_INTERVAL_SECONDS = 0.2
 WELL_KNOWN = "/.well-known/mta-sts.txt"
 
 
@@ -32,7 +31,7 @@ class SiteFault(Enum):
 class PolicySite:
     """What a domain publishes: `id` in its TXT record, the rest at its policy host.
 
-    `body` replaces the policy made of mode, mx and max_age (seconds). `location` makes a redirect of any `status`.
+    `body` replaces the policy made of mode, mx and max_age (seconds). `drip_interval` (seconds) is for DRIP alone.
     """
 
     mode: str = "enforce"
@@ -47,6 +46,7 @@ class PolicySite:
     certificate: CertificateKind = CertificateKind.GOOD
     certificate_names: tuple[str, ...] = ()
     fault: SiteFault | None = None
+    drip_interval: float = 0.2
 
     def policy_text(self) -> bytes:
         """Return the body that is served: a policy file (RFC 8461 §3.2) unless `body` says otherwise."""
@@ -187,7 +187,7 @@ class _HttpsConnection(Connection):
             case SiteFault.HANG:
                 return
             case SiteFault.DRIP:
-                self.send_slowly(site.response(), DRIP_INTERVAL_SECONDS)
+                self.send_slowly(site.response(), site.drip_interval)
                 return
             case SiteFault.ENDLESS:
                 self.send(site.response())

@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
-        if self._handshaking and self._tls is not None:
+        if self._handshaking and not self._muted and self._tls is not None:
             self._handshaking = False
             self.on_handshake_failed("the client closed the connection", self._tls.sni)
         self._listener.connections.discard(self)
