@@ -6,6 +6,7 @@ exactly a policy file is a failure.
 """
 
 import asyncio
+import os
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -119,7 +120,10 @@ def _said(error: BaseException) -> str:
     said = type(error).__name__
     cause: BaseException | None = error
     while cause is not None:
-        said = str(cause) or said
+        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
+            said = os.strerror(cause.errno)
+        else:
+            said = str(cause) or said
         cause = cause.__cause__
     return said
 
@@ -155,7 +159,7 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         failures: list[str] = []
         for address in await self._addresses(host):
             try:
-                return await self._network.connect_tcp(address, self._port, timeout=_CONNECT_SECONDS)
+                return _Stream(await self._network.connect_tcp(address, self._port, timeout=_CONNECT_SECONDS))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failures.append(f"{address}: {_said(error)}")
         raise _UnreachableError("cannot be connected to: " + "; ".join(failures))
@@ -174,6 +178,34 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
                 raise _UnreachableError(f"could not be resolved ({answer.reason.value}: {answer.detail})")
             case _:
                 assert_never(answer)
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection that is closed also when its handshake is cancelled; httpcore closes it on errors only."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 class _Transport(httpx.AsyncBaseTransport):

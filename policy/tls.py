@@ -165,6 +165,7 @@ _HANDSHAKE_REASONS = {
     "TLSV1_ALERT_PROTOCOL_VERSION": "ProtocolMismatch",
     "WRONG_SSL_VERSION": "ProtocolMismatch",
     "WRONG_VERSION_NUMBER": "NotTls",
+    "UNEXPECTED_EOF_WHILE_READING": "ConnectionClosed",
     "NO_SHARED_CIPHER": "NoCommonCipher",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "NoCommonCipher",
 }

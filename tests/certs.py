@@ -52,7 +52,7 @@ class CertificateAuthority:
         subject = _name(name)
         signer = parent or self
         now = dt.datetime.now(dt.UTC)
-        self.certificate = (
+        self.certificate: x509.Certificate = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(parent.certificate.subject if parent else subject)
