@@ -100,19 +100,18 @@ def _judge(
     expired = now >= expires_at(job, settings, refused=outcome.refused)
     unchecked = False
     status, diagnostic = outcome.status, outcome.diagnostic
-    match outcome.action:
-        case Action.DELIVERED:
-            verdict = Verdict.DELIVERED
-        case Action.FAILED | Action.DEFERRED if outcome.refused and not attempt.record_checked:
-            # RFC 8461 §5: not before the record was looked at past our caches. The next attempt looks.
-            verdict, status, unchecked = Verdict.QUEUED, status.as_class(4), expired
-        case Action.FAILED:
-            verdict, status = Verdict.FAILED, status.as_class(5)
-        case Action.DEFERRED if expired:
-            verdict = Verdict.FAILED
-            status, diagnostic = _expired(outcome)
-        case Action.DEFERRED:
-            verdict, status = Verdict.QUEUED, status.as_class(4)
+    if outcome.action is Action.DELIVERED:
+        verdict = Verdict.DELIVERED
+    elif outcome.refused and not attempt.record_checked:
+        # RFC 8461 §5: not before the record was looked at past our caches. The next attempt looks.
+        verdict, status, unchecked = Verdict.QUEUED, status.as_class(4), expired
+    elif outcome.action is Action.FAILED:
+        verdict, status = Verdict.FAILED, status.as_class(5)
+    elif expired:
+        verdict = Verdict.FAILED
+        status, diagnostic = _expired(outcome)
+    else:
+        verdict, status = Verdict.QUEUED, status.as_class(4)
     settled = SettledRecipient(recipient_id=recipient.id, verdict=verdict, status=status, diagnostic=diagnostic)
     return _Judged(recipient=recipient, outcome=outcome, settled=settled, unchecked=unchecked)
 

@@ -24,6 +24,7 @@ from relay.reports.fields import (
 )
 from relay.status import Reply
 
+_MAX_ENVID = 100
 _MAX_REPLY_LINES = 20
 _MAX_HOSTS = 20
 _MAX_PATTERNS = 10
@@ -55,7 +56,7 @@ def delivery_status(facts: NoticeFacts) -> str:
 def _message_fields(facts: NoticeFacts) -> Iterator[str]:
     message = facts.job.message
     envid = decode_xtext(message.envelope.envid) if message.envelope.envid else None
-    if envid is not None:
+    if envid is not None and len(envid) <= _MAX_ENVID:
         # RFC 3464 §2.2.1: case and spelling kept, so neither cleaned nor folded.
         yield f"Original-Envelope-Id: {envid}"
     yield fold("Reporting-MTA", f"dns; {facts.hostname}")
@@ -104,7 +105,7 @@ def _recipient_fields(facts: NoticeFacts, one: NoticeRecipient, utf8: bool) -> I
     yield f"Action: {_ACTIONS[facts.kind]}"
     yield f"Status: {one.status}"
     outcome = one.outcome
-    if outcome and outcome.remote_mta and facts.contacted(one):
+    if outcome and outcome.remote_mta and facts.contacted(outcome):
         yield fold("Remote-MTA", f"dns; {clean(outcome.remote_mta)}")
     if outcome and outcome.reply:
         yield _reply_field(outcome.reply, utf8)

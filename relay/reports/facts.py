@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from relay.queue.attempt import Attempt, Phase
+from relay.queue.attempt import Attempt, Outcome, Phase
 from relay.queue.message import Job
-from relay.queue.notice import NoticeKind, NoticeRecipient, NoticeRequest
+from relay.queue.notice import NoticeKind, NoticeRequest
 from relay.status import Status
 
 
@@ -28,14 +28,11 @@ class NoticeFacts:
     def kind(self) -> NoticeKind:
         return self.request.kind
 
-    def contacted(self, one: NoticeRecipient) -> bool:
+    def contacted(self, outcome: Outcome) -> bool:
         """Whether a remote server took part, so that Remote-MTA may name it (RFC 3464 §2.3.5).
 
         A host that never accepted the connection did not.
         """
-        outcome = one.outcome
-        if outcome is None or outcome.remote_mta is None:
-            return False
         if outcome.reply is not None:
             return True
         return self.attempt is not None and any(

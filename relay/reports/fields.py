@@ -14,6 +14,7 @@ from email.header import decode_header
 from email.utils import format_datetime
 
 from policy.names import InvalidNameError, to_domain
+from relay.printable import printable
 
 CRLF = "\r\n"
 MAX_TEXT = 500
@@ -30,13 +31,9 @@ _HEXPOINT = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """Return text as one printable line of at most `limit` characters, for people.
-
-    Controls, bidi controls and other invisible characters become "?"; runs of white space become one space.
-    """
-    printable = "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text[: 4 * limit])
-    line = " ".join(printable.split())
-    return line if len(line) <= limit else line[: limit - 3].rstrip() + "..."
+    """Return text as one printable line of at most `limit` characters; runs of white space become one space."""
+    line = printable(" ".join(text[: 4 * limit].split()), limit)
+    return line if len(line) <= limit else f"{line[: limit - 3].rstrip()}..."
 
 
 def clean_address(path: str) -> str:
@@ -113,13 +110,13 @@ def _encoded_word(octets: bytes) -> str:
 
 def header_address(path: str) -> str:
     """Return a path as an angle-addr; with an ASCII local part its domain becomes A-labels (decision 11)."""
-    local, _, domain = clean_address(path).rpartition("@")
+    local, at, domain = clean_address(path).rpartition("@")
     if local.isascii() and not domain.isascii():
         try:
             domain = to_domain(domain)
         except InvalidNameError:
             domain = ascii_only(domain)
-    return f"<{local}@{domain}>"
+    return f"<{local}{at}{domain}>"
 
 
 def original_subject(header: bytes) -> str:

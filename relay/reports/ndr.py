@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from policy.names import parse_address_literal, to_domain
+from policy.names import InvalidNameError, parse_address_literal, to_domain
 from relay.queue.attempt import Attempt
 from relay.queue.message import Envelope, Job, NewMessage, NewRecipient, Notify, Origin
 from relay.queue.notice import NoticeKind, NoticeRequest
@@ -115,5 +115,7 @@ def _message_id(facts: NoticeFacts, queue_id: str) -> str:
 
 
 def _destination(path: str) -> str:
-    domain = path.rpartition("@")[2]
+    _, at, domain = path.rpartition("@")
+    if not at:
+        raise InvalidNameError(f"{path!r} has no domain")
     return domain.lower() if parse_address_literal(domain) else to_domain(domain)

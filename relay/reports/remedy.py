@@ -25,12 +25,14 @@ def remedies(domain: str, attempt: Attempt) -> list[str]:
     return list(found)
 
 
-def listed(items: tuple[str, ...], conjunction: str = "and") -> str:
+def listed(items: tuple[str, ...]) -> str:
     """Return names as a list in a sentence, the first ten of them."""
     shown = [clean(item, 253) for item in items[:_MAX_SHOWN]]
     if len(items) > _MAX_SHOWN:
         shown.append(f"{len(items) - _MAX_SHOWN} more")
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} {conjunction} {shown[-1]}" if shown else "nothing"
+    if not shown:
+        return "nothing"
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
 def _failed(host: HostAttempt, *kinds: FailureKind) -> bool:
@@ -88,4 +90,4 @@ def _certificate_remedy(name: str, failure: TlsFailure) -> str:
 
 
 def _names(certificate: CertificateFacts | None) -> str:
-    return listed(certificate.names, "and") if certificate and certificate.names else "no DNS name"
+    return listed(certificate.names) if certificate and certificate.names else "no DNS name"

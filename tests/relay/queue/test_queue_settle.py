@@ -11,7 +11,7 @@ from queue_makers import ACCEPTED, answered, deferred, delivered, failed, make_a
 
 from relay.queue.attempt import Action, Attempt, Outcome
 from relay.queue.message import Envelope, HoldReason, Job, NewMessage, NewRecipient, Notify
-from relay.queue.notice import ADMINISTRATOR_DROPPED, NoticeKind, drop_notice
+from relay.queue.notice import ADMINISTRATOR_DROPPED, NoticeKind, NoticeRequest, drop_notice
 from relay.queue.schedule import ScheduleSettings
 from relay.queue.settle import Decision, settle
 from relay.status import Status
@@ -299,3 +299,8 @@ def test_dropping_tells_the_sender_where_a_failure_would() -> None:
 def test_dropping_a_message_without_a_sender_or_with_notify_never_tells_nobody() -> None:
     assert drop_notice(make_job(reverse_path="")) is None
     assert drop_notice(make_job(NEVER)) is None
+
+
+def test_a_notice_about_nobody_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="about a recipient"):
+        NoticeRequest(kind=NoticeKind.FAILED, recipients=())
