@@ -160,7 +160,7 @@ _RESULT_TYPES = {
     "SubjectMismatch": ResultType.CERTIFICATE_HOST_MISMATCH,
     "CertificateExpired": ResultType.CERTIFICATE_EXPIRED,
 }
-_HANDSHAKE_REASONS = {
+_HANDSHAKE_REASONS: dict[str | None, str] = {
     "UNSUPPORTED_PROTOCOL": "ProtocolMismatch",
     "TLSV1_ALERT_PROTOCOL_VERSION": "ProtocolMismatch",
     "WRONG_SSL_VERSION": "ProtocolMismatch",
@@ -178,8 +178,8 @@ def classify(error: BaseException) -> TlsFailure:
             return _certificate_failure(cause)
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError):
-            word = _HANDSHAKE_REASONS.get(cause.reason or "", "HandshakeFailed")
-            return _handshake_failure(word, cause.reason or str(cause))
+            reason = getattr(cause, "reason", None)  # only OpenSSL's own errors have one
+            return _handshake_failure(_HANDSHAKE_REASONS.get(reason, "HandshakeFailed"), reason or str(cause))
         if isinstance(cause, TimeoutError):
             return _handshake_failure("HandshakeTimeout", "the host did not finish it in time")
         if isinstance(cause, OSError | EOFError):
@@ -197,13 +197,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _certificate_failure(error: ssl.SSLCertVerificationError) -> TlsFailure:
-    word = _VERIFY_CODES.get(error.verify_code, _OTHER_VERIFY_CODE)
+    word = _VERIFY_CODES.get(getattr(error, "verify_code", 0), _OTHER_VERIFY_CODE)
     der: bytes | None = getattr(error, "peer_certificate", None)
     facts = describe_certificate(der) if der else None
     return TlsFailure(
         result_type=_RESULT_TYPES.get(word, ResultType.CERTIFICATE_NOT_TRUSTED),
         reason=word,
-        detail=one_line(error.verify_message) + (_shown(facts) if facts else ""),
+        detail=one_line(getattr(error, "verify_message", str(error))) + (_shown(facts) if facts else ""),
         certificate=facts,
     )
 
