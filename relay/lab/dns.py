@@ -96,6 +96,11 @@ class LabDns:
         if not here:
             self._records.pop(owner, None)
 
+    def records(self, name: str, rdtype: str) -> tuple[str, ...]:
+        """Return the values that the name has of this type, in zone-file form."""
+        rrset = self._records.get(_name(name), {}).get(dns.rdatatype.from_text(rdtype), ())
+        return tuple(record.to_text() for record in rrset)
+
     def mx(self, name: str, *hosts: tuple[int, str], ttl: int | None = None) -> None:
         self.set(name, "MX", *(f"{preference} {host}." for preference, host in hosts), ttl=ttl)
 

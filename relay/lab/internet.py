@@ -34,6 +34,8 @@ from relay.lab.mx_behaviour import MxBehaviour
 from relay.lab.mx_records import ReceivedMessage
 from relay.lab.policy_host import LabPolicyHosts, PolicySite
 
+MOST_HOSTS = 60_000
+
 MxHost = tuple[str, int, MxBehaviour | None]
 """Name, preference, behaviour. None: a host that is there already, or a good one."""
 
@@ -85,7 +87,7 @@ class Lab:
         self._keep_content = keep_content
         self._smtp = PortReservation()
         self._policy = PortReservation()
-        self._addresses = iter(range(int(FIRST_MX), int(FIRST_MX) + 60_000))
+        self._addresses = (FIRST_MX + number for number in range(MOST_HOSTS))
         self.ca = LabCA(Path(self._directory.name))
         self.dns = LabDns(ttl=ttl)
         self.policy_hosts = LabPolicyHosts(self.ca)
@@ -141,7 +143,7 @@ class Lab:
             if behaviour is not None:
                 self.hosts[name].behaviour = behaviour
             return self.hosts[name]
-        address = _dotted(next(self._addresses))
+        address = str(next(self._addresses))
         host = LabMx(name, behaviour or MxBehaviour(), self.ca, keep_content=self._keep_content)
         await host.start(address, self.smtp_port)
         self.hosts[name] = host
@@ -162,7 +164,3 @@ class Lab:
     def down_host(self, name: str) -> None:
         """Give a name an address at which connections are refused."""
         self.dns.a(name, DEAD)
-
-
-def _dotted(address: int) -> str:
-    return ".".join(str(address >> shift & 0xFF) for shift in (24, 16, 8, 0))

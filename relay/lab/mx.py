@@ -63,6 +63,11 @@ class LabMx:
         return len(self._listener.connections)
 
     @property
+    def most_connections(self) -> int:
+        """How many sessions there were at one time, at most."""
+        return self._listener.most
+
+    @property
     def violations(self) -> list[str]:
         """Every rule that a client has broken here."""
         return [violation for session in self.sessions for violation in session.violations]

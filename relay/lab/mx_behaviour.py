@@ -1,4 +1,4 @@
-"""How one MX host of the lab behaves: what it offers, what it shows, and what it says at each phase. **Pure.**"""
+"""How one MX host of the lab behaves: what it offers, what it shows, and what it says at each phase."""
 
 import ssl
 from collections.abc import Callable, Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from relay.lab.ca import CertificateKind
+from relay.lab.gate import Gate
 
 STANDARD_KEYWORDS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "ENHANCEDSTATUSCODES")
 
@@ -42,15 +43,22 @@ class Then(Enum):
 class Answer:
     """The bytes of a reply, as they are, and how they come.
 
-    `delay` and `drip` are seconds: before the first byte, and between any two bytes. `raw=None` means the ordinary
-    reply. `accepts` says what the host itself takes the command for, where that is not what the first digit says.
+    `delay` and `drip` are seconds: before the first byte, and between any two bytes; `gate` holds the reply back until
+    it is opened. `raw=None` means the ordinary reply. `accepts` says what the host itself takes the command for, where
+    that is not what the first digit says.
     """
 
     raw: bytes | None = None
     delay: float = 0
     drip: float = 0
+    gate: Gate | None = None
     then: Then = Then.GO_ON
     accepts: bool | None = None
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it is a reply like others, to be written together with them."""
+        return not self.delay and not self.drip and self.gate is None and self.then is Then.GO_ON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

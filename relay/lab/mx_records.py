@@ -13,13 +13,18 @@ class Command:
 
 @dataclass(slots=True, kw_only=True)
 class SessionRecord:
-    """One connection. The TLS facts are None in plain text; `violations` names each rule that the client broke."""
+    """One connection, from the address `client`. The TLS facts are None in plain text.
+
+    `violations` names each rule that the client broke.
+    """
 
     mx: str
+    client: str = ""
     hello: str = ""
     sni: str | None = None
     tls_version: str | None = None
     cipher: str | None = None
+    tls_resumed: bool = False
     tls_failure: str | None = None
     commands: list[Command] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)

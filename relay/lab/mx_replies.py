@@ -30,15 +30,17 @@ class ScriptedConnection(Connection):
             self._out.append(ordinary)
             return _positive(ordinary)
         reply = ordinary if answer.raw is None else answer.raw
-        if answer.delay or answer.drip or answer.then is not Then.GO_ON:
+        if answer.at_once:
+            self._out.append(reply)
+        else:
             self.flush()
             self.blocked = True
-            if answer.delay:
+            if answer.gate is not None:
+                answer.gate.arrive(path or phase.value, lambda: self._utter(answer, reply))
+            elif answer.delay:
                 self.later(answer.delay, self._utter, answer, reply)
             else:
                 self._utter(answer, reply)
-        else:
-            self._out.append(reply)
         return _positive(reply) if answer.accepts is None else answer.accepts
 
     def put(self, reply: bytes) -> None:

@@ -80,6 +80,7 @@ class MxSession(ScriptedConnection):
     # The connection.
 
     def on_open(self) -> None:
+        self.record.client = self.peer
         self._mx.sessions.record(self.record)
         self.say(Phase.BANNER, f"220 {self._mx.name} ESMTP lab\r\n".encode())
         self.flush()
@@ -100,6 +101,7 @@ class MxSession(ScriptedConnection):
         cipher = tls.cipher()
         self.record.sni, self.record.tls_version = tls.sni, tls.version()
         self.record.cipher = cipher[0] if cipher else None
+        self.record.tls_resumed = bool(tls.session_reused)
         # RFC 3207 §4.2: what was said before TLS is forgotten.
         self._greeted, self._offered, self._transaction = False, frozenset(), None
 

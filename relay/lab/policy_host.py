@@ -7,6 +7,7 @@ from enum import Enum
 from http import HTTPStatus
 
 from relay.lab.ca import CertificateKind, LabCA
+from relay.lab.gate import Gate
 from relay.lab.journal import Journal
 from relay.lab.loopback import POLICY_HOST
 from relay.lab.wire import Connection, Listener, ServerSide, server_context
@@ -32,6 +33,7 @@ class PolicySite:
     """What a domain publishes: `id` in its TXT record, the rest at its policy host.
 
     `body` replaces the policy made of mode, mx and max_age (seconds). `drip_interval` (seconds) is for DRIP alone.
+    `gate` holds the answer back until it is opened.
     """
 
     mode: str = "enforce"
@@ -47,6 +49,7 @@ class PolicySite:
     certificate_names: tuple[str, ...] = ()
     fault: SiteFault | None = None
     drip_interval: float = 0.2
+    gate: Gate | None = None
 
     def policy_text(self) -> bytes:
         """Return the body that is served: a policy file (RFC 8461 §3.2) unless `body` says otherwise."""
@@ -174,7 +177,11 @@ class _HttpsConnection(Connection):
             self._answered = True
             request = _parse(self._request, self._sni)
             self._hosts.requests.record(request)
-            self._answer(self._site_for(request))
+            site = self._site_for(request)
+            if site.gate is not None:
+                site.gate.arrive(request.host, lambda: self._answer(site))
+            else:
+                self._answer(site)
 
     def _site_for(self, request: PolicyRequest) -> PolicySite:
         site = self._hosts.site(self._sni)

@@ -106,6 +106,12 @@ class Connection(asyncio.Protocol):
         return self._tls is not None and not self._handshaking
 
     @property
+    def peer(self) -> str:
+        """The client's address."""
+        peer = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(peer[0]) if peer else ""
+
+    @property
     def closing(self) -> bool:
         return self._closing
 
@@ -144,6 +150,8 @@ class Connection(asyncio.Protocol):
 
     def later(self, delay: float, call: Callable[..., None], *arguments: object) -> None:
         """Call in `delay` seconds, unless the connection has ended by then."""
+        if self._closing:
+            return
         loop = asyncio.get_running_loop()
 
         def run() -> None:
@@ -190,7 +198,7 @@ class Connection(asyncio.Protocol):
         if self._listener.closed:
             self.reset()
             return
-        self._listener.connections.add(self)
+        self._listener.add(self)
         self.on_open()
 
     def data_received(self, data: bytes) -> None:
@@ -288,12 +296,17 @@ class Connection(asyncio.Protocol):
 
 
 class Listener:
-    """A listening socket and the connections accepted from it."""
+    """A listening socket and the connections accepted from it; `most` is how many there were at once."""
 
     def __init__(self) -> None:
         self.connections: set[Connection] = set()
+        self.most = 0
         self.closed = True
         self._server: asyncio.Server | None = None
+
+    def add(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        self.most = max(self.most, len(self.connections))
 
     async def start(self, accept: Callable[[], Connection], address: str, port: int) -> int:
         """Listen there, at a port chosen by the kernel for 0. Returns the port. Raises OSError."""

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from relay.lab.client import SmtpClient
 from relay.lab.internet import Lab
+from relay.lab.loopback import FIRST_MX
 
 
 @pytest.fixture
@@ -29,3 +31,10 @@ def lenient() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+@pytest.fixture
+async def client(lab: Lab) -> AsyncIterator[SmtpClient]:
+    """A client of the first MX host that the test makes."""
+    async with SmtpClient(f"{FIRST_MX}:{lab.smtp_port}", timeout=5) as one:
+        yield one

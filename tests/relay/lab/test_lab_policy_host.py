@@ -7,6 +7,7 @@ from typing import Self
 import pytest
 
 from relay.lab.ca import CertificateKind
+from relay.lab.gate import Gate
 from relay.lab.internet import Lab
 from relay.lab.loopback import POLICY_HOST
 from relay.lab.policy_host import WELL_KNOWN, PolicySite, SiteFault
@@ -186,6 +187,16 @@ async def test_hang(lab: Lab, strict: ssl.SSLContext) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await client.reader.read(1)
+
+
+async def test_an_answer_is_held_at_a_gate(lab: Lab, strict: ssl.SSLContext) -> None:
+    gate = Gate()
+    await publish(lab, PolicySite(body=BODY, gate=gate))
+    fetching = asyncio.create_task(fetch(lab, strict))
+    assert await gate.arrivals.wait_for(1) == ["mta-sts.shop.test"]
+    assert not fetching.done()
+    gate.open()
+    assert (await fetching)[2] == BODY
 
 
 async def test_drip_sends_byte_by_byte(lab: Lab, strict: ssl.SSLContext) -> None:
