@@ -27,14 +27,12 @@ Readiness = Callable[[], Awaitable[Sequence[str]]]
 def endpoints(
     *,
     registry: CollectorRegistry,
-    before_metrics: Callable[[], Awaitable[None]],
     readiness: Readiness,
     names: Sequence[str],
 ) -> Starlette:
-    """Build the application. `before_metrics` brings gauges up to date; `names` are the hosts it may be asked as."""
+    """Build the application; `names` are the hosts that it may be asked as."""
 
     async def metrics(request: Request) -> Response:
-        await before_metrics()
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
         # Thousands of series take tens of milliseconds to render, for which mail shall not wait.
         body = await asyncio.to_thread(encoder, registry)

@@ -46,7 +46,7 @@ class SlotTable:
     """The counts and the rule; no waiting, no clock. Times are seconds of a timer that never goes back."""
 
     def __init__(self, settings: SlotSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._destinations: Counter[str] = Counter()
         self._mx_hosts: Counter[str] = Counter()
         self._standings: Counter[Standing] = Counter()
@@ -74,11 +74,11 @@ class SlotTable:
         standing = self.standing(destination, now)
         unproven = self._standings[Standing.NEW] + self._standings[Standing.SLOW]
         if (
-            self.in_use >= self._settings.max_connections
+            self.in_use >= self.settings.max_connections
             or self._destinations[destination] >= self.limit(destination, now)
-            or self._mx_hosts[mx_host] >= self._settings.max_connections_per_destination
-            or (standing is not Standing.PROVEN and unproven >= self._settings.unproven)
-            or (standing is Standing.SLOW and self._standings[Standing.SLOW] >= self._settings.slow)
+            or self._mx_hosts[mx_host] >= self.settings.max_connections_per_destination
+            or (standing is not Standing.PROVEN and unproven >= self.settings.unproven)
+            or (standing is Standing.SLOW and self._standings[Standing.SLOW] >= self.settings.slow)
         ):
             return None
         self._destinations[destination] += 1
@@ -95,13 +95,13 @@ class SlotTable:
 
     def unproven_are_full(self) -> bool:
         unproven = self._standings[Standing.NEW] + self._standings[Standing.SLOW]
-        return unproven >= self._settings.unproven or self.in_use >= self._settings.max_connections
+        return unproven >= self.settings.unproven or self.in_use >= self.settings.max_connections
 
     def succeeded(self, destination: str, now: float) -> None:
         """Mail was taken: the destination is proven from now on."""
         limit = self.limit(destination, now) + 1
         self._slow.pop(destination, None)
-        self._successes[destination] = _Success(now, min(limit, self._settings.max_connections_per_destination))
+        self._successes[destination] = _Success(now, min(limit, self.settings.max_connections_per_destination))
         _remember(self._successes, destination)
 
     def failed(self, destination: str) -> None:

@@ -58,6 +58,11 @@ class Slots:
         self._holders: dict[Slot, None] = {}
         self._pressed = False
 
+    def use(self, settings: SlotSettings) -> None:
+        """Go on under new bounds; slots that are held are kept."""
+        self._table.settings = settings
+        self._admit()
+
     def limit(self, destination: str) -> int:
         """How many connections the destination may have at present."""
         return self._table.limit(destination, self._timer())

@@ -1,0 +1,267 @@
+"""The running relay: everything built, started in order, reloaded, and stopped in order."""
+
+import asyncio
+import platform
+import random
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, disable_created_metrics
+
+from policy.refresh import PolicyRefresher
+from relay import events
+from relay.admin.endpoints import endpoints
+from relay.admin.server import AdminServer
+from relay.app import plain
+from relay.app.clock import SystemClock
+from relay.app.health import Health
+from relay.app.ndr_route import bad_ndr_routes
+from relay.app.operating import new_incarnation
+from relay.app.outbound import Outbound, build_outbound
+from relay.app.reload import need_restart
+from relay.app.state_dir import POLICY_FILE, QUEUE_FILE, StateDirLock
+from relay.config import Settings
+from relay.delivery.dispatcher import Dispatcher, DispatchSettings
+from relay.delivery.notices import NoticeWriter
+from relay.delivery.slots import Slots
+from relay.delivery.tally import Tally
+from relay.delivery.worker import DeliveryWorker
+from relay.ingress.listener import Listeners
+from relay.metrics import Metrics
+from relay.queue.ids import QueueIds
+from relay.store.sqlite.policies import SqlitePolicyStore
+from relay.store.sqlite.queue import SqliteQueueStore
+
+_RETIRED_FOR_SECONDS = 1800.0
+"""How long the way out of former settings stays open for attempts that began under them."""
+_STOP_RESERVE = timedelta(seconds=4)
+"""What of `stop_timeout` is kept for hanging up on those who did not end by themselves, and for closing files."""
+
+
+class Relay:
+    """One relay. Made and started by `running`, which also stops it."""
+
+    def __init__(self, settings: Settings, *, store: SqliteQueueStore, policies: SqlitePolicyStore) -> None:
+        """Raises CertificateError, UsersFileError or ValueError if it cannot be built."""
+        self.settings = settings
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry)
+        self.phase = "starting"
+        self._store = store
+        self._policies = policies
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._clock = SystemClock()
+        self._new_id = QueueIds(0, self._clock.now, secrets.token_bytes)
+        self._outbound = self._build_outbound(settings)
+        self._retired: list[Outbound] = []
+        self._tally = Tally(self.metrics)
+        self._slots = Slots(settings=plain.slot_settings(settings), timer=time.monotonic)
+        self._worker = self._build_worker()
+        self._dispatcher = Dispatcher(
+            store=store,
+            worker=self._worker,
+            slots=self._slots,
+            clock=self._clock,
+            metrics=self.metrics,
+            tally=self._tally,
+            settings=DispatchSettings(memory_budget=settings.queue.memory_budget),
+        )
+        self._listeners = Listeners(
+            settings=plain.ingress_settings(settings),
+            store=store,
+            dispatch=self._dispatcher.accept,
+            lease_for=self._dispatcher.lease_for,
+            new_id=self._new_id,
+            clock=self._clock,
+            metrics=self.metrics,
+        )
+        self._health = Health(
+            store=store, policies=policies, metrics=self.metrics, clock=self._clock, impediments=self._impediments
+        )
+        self._admin: AdminServer | None = None
+        self._group: asyncio.TaskGroup | None = None
+
+    @property
+    def listeners(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each listener, as bound."""
+        return self._listeners.addresses
+
+    @property
+    def http(self) -> tuple[str, int]:
+        """Host and port of the HTTP server, as bound."""
+        assert self._admin is not None, "opened"
+        return self._admin.address
+
+    def _build_outbound(self, settings: Settings) -> Outbound:
+        return build_outbound(settings, policy_store=self._policies, clock=self._clock, metrics=self.metrics)
+
+    def _build_worker(self) -> DeliveryWorker:
+        return DeliveryWorker(
+            store=self._store,
+            router=self._outbound.router,
+            transport=self._outbound.pool,
+            slots=self._slots,
+            notices=self._notices(),
+            clock=self._clock,
+            tally=self._tally,
+            schedule=plain.schedule_settings(self.settings),
+            spread=random.random,
+        )
+
+    def _notices(self) -> NoticeWriter:
+        return NoticeWriter(store=self._store, settings=plain.notice_settings(self.settings), new_id=self._new_id)
+
+    def _build_admin(self) -> AdminServer:
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        app = endpoints(
+            registry=self.registry,
+            readiness=self._health.reasons_not_ready,
+            names=[self.settings.relay.hostname, *self.settings.http.hosts],
+        )
+        return AdminServer(app, *self.settings.http.address)
+
+    def _impediments(self) -> Sequence[str]:
+        missing = len(self.settings.listener) - len(self.listeners)
+        reasons = [f"the relay is {self.phase}"] if self.phase != "running" else []
+        return [*reasons, "a listener is not open"] if missing > 0 else reasons
+
+    # Starting and stopping.
+
+    async def open(self) -> None:
+        """Bind all addresses. Raises OSError, and then none is bound."""
+        await self._listeners.start()
+        try:
+            self._admin = self._build_admin()
+        except OSError:
+            await self._listeners.stop(timedelta(0))
+            raise
+
+    def begin(self, group: asyncio.TaskGroup) -> None:
+        """Begin all tasks, each of which takes the group down when it dies. To be called right after `open`."""
+        assert self._admin is not None, "opened"
+        facts = (version("mta-sts-relay"), platform.python_version(), ssl.OPENSSL_VERSION)
+        self.metrics.build_info.labels(*facts).set(1)
+        self.metrics.start_time.set(self._clock.now().timestamp())
+        self._group = group
+        self._run("delivery", self._dispatcher.run())
+        self._run("http", self._admin.run())
+        self._run("policy gauges", self._health.measure())
+        self._run_refresher()
+        self._run_ndr_route_check()
+        self.phase = "running"
+
+    async def stop(self) -> None:
+        """Let nobody in, end what can be ended within `stop_timeout`, then end all tasks."""
+        self.phase = "stopping"
+        limit = self.settings.relay.stop_timeout
+        grace = max(limit - _STOP_RESERVE, limit / 2)
+        await asyncio.gather(self._listeners.stop(grace), self._dispatcher.stop(grace))
+        if self._admin is not None:
+            self._admin.stop()
+        for name, task in self._tasks.items():
+            if name not in ("delivery", "http"):
+                task.cancel()
+        await asyncio.wait(self._tasks.values())
+        await asyncio.gather(*(outbound.close() for outbound in (self._outbound, *self._retired)))
+
+    def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task in place of the one of that name."""
+        if (before := self._tasks.get(name)) is not None:
+            before.cancel()
+        assert self._group is not None, "begun"
+        self._tasks[name] = self._group.create_task(work, name=name)
+
+    def _run_refresher(self) -> None:
+        refresher = PolicyRefresher(
+            service=self._outbound.policies,
+            store=self._outbound.policy_store,
+            clock=self._clock,
+            spread=random.random,
+            interval=self.settings.mta_sts.refresh_interval,
+            settings=plain.freshness_settings(self.settings),
+        )
+        self._run("policy refresh", refresher.run())
+
+    def _run_ndr_route_check(self) -> None:
+        self._run("ndr route check", self._check_ndr_routes())
+
+    async def _check_ndr_routes(self) -> None:
+        bad = 0
+        async for domain, reason in bad_ndr_routes(self.settings, self._outbound.router, self._clock.now()):
+            bad += 1
+            events.ndr_route_bad(domain, reason)
+        self.metrics.ndr_route_warnings.set(bad)
+
+    # Reloading.
+
+    async def reload(self, new: Settings) -> tuple[str, ...] | None:
+        """Take over new settings; return the names of those that need a restart, or None if a file is not usable.
+
+        Attempts and sessions under way may end under the settings that they began with.
+        """
+        if not await self._listeners.reload(plain.ingress_settings(new)):
+            return None
+        waiting = tuple(need_restart(self.settings, new))
+        self.settings = new
+        self._retire(self._outbound)
+        self._outbound = self._build_outbound(new)
+        self._slots.use(plain.slot_settings(new))
+        self._worker.use(
+            router=self._outbound.router,
+            transport=self._outbound.pool,
+            notices=self._notices(),
+            schedule=plain.schedule_settings(new),
+        )
+        self._run_refresher()
+        self._run_ndr_route_check()
+        return waiting
+
+    def _retire(self, outbound: Outbound) -> None:
+        self._retired.append(outbound)
+
+        async def close_later() -> None:
+            await self._clock.sleep(_RETIRED_FOR_SECONDS)
+            self._retired.remove(outbound)
+            await outbound.close()
+
+        self._run(f"retired {id(outbound)}", close_later())
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Relay]:
+    """Run a relay while inside. If a task of it dies, the body is cancelled, and an ExceptionGroup says why.
+
+    Raises StateDirError, StoreError, OSError, CertificateError, UsersFileError or ValueError if it cannot start.
+    Leaving, however it comes to it, stops the relay in order; the files are closed last.
+    """
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    state_dir = settings.relay.state_dir
+    async with AsyncExitStack() as exits:
+        exits.enter_context(StateDirLock(state_dir))
+        policies = await SqlitePolicyStore.open(state_dir / POLICY_FILE)
+        exits.push_async_callback(policies.close)
+        store = await SqliteQueueStore.open(
+            state_dir / QUEUE_FILE,
+            clock=SystemClock(),
+            incarnation=new_incarnation(),
+            node=socket.gethostname(),
+            retain_finished=settings.queue.retain_finished,
+            min_free_disk=settings.store.min_free_disk,
+        )
+        exits.push_async_callback(store.close)
+        relay = Relay(settings, store=store, policies=policies)
+        await relay.open()
+        async with asyncio.TaskGroup() as group:
+            relay.begin(group)
+            try:
+                yield relay
+            finally:
+                await relay.stop()

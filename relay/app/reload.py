@@ -1,0 +1,24 @@
+"""What a reload of the settings can change, and what has to wait for a restart. **Pure.**"""
+
+from collections.abc import Callable, Iterator
+
+from relay.config import Settings
+
+_NEED_RESTART: dict[str, Callable[[Settings], object]] = {
+    "relay.state_dir": lambda s: s.relay.state_dir,
+    "relay.workers": lambda s: s.relay.workers,
+    "listener addresses": lambda s: tuple(sorted(one.address for one in s.listener)),
+    "store.url": lambda s: s.store.url,
+    "store.min_free_disk": lambda s: s.store.min_free_disk,
+    "queue.retain_finished": lambda s: s.queue.retain_finished,
+    "queue.memory_budget": lambda s: s.queue.memory_budget,
+    "http.address": lambda s: s.http.address,
+    "http.hosts": lambda s: s.http.hosts,
+}
+
+
+def need_restart(old: Settings, new: Settings) -> Iterator[str]:
+    """Yield the names of the settings that differ and stay as they were until a restart."""
+    for name, setting in _NEED_RESTART.items():
+        if setting(old) != setting(new):
+            yield name
