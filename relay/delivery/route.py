@@ -59,7 +59,10 @@ class Router:
         return message.origin is Origin.RELAY and bool(self._settings.ndr_route)
 
     async def route(self, message: Message, destination: str) -> Route:
-        """Return the way of a message to one of its destinations. Never raises for what the network does."""
+        """Return the way of a message to one of its destinations.
+
+        Never raises for what the network does; StoreError if the policies cannot be read.
+        """
         if self.is_fixed(message):
             return Route(hosts=tuple([await self._fixed_host(next_hop) for next_hop in self._settings.ndr_route]))
         literal = parse_address_literal(destination)
@@ -84,9 +87,12 @@ class Router:
         return self._judged(route.hosts, findings)
 
     async def _domain_route(self, domain: str, listed: tuple[MxHost, ...]) -> Route:
-        async with asyncio.TaskGroup() as group:
-            lookup = group.create_task(self._findings(domain))
-            answers = [group.create_task(self._resolver.addresses(mx.name)) for mx in listed]
+        try:
+            async with asyncio.TaskGroup() as group:
+                lookup = group.create_task(self._findings(domain))
+                answers = [group.create_task(self._resolver.addresses(mx.name)) for mx in listed]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
         located = [LocatedHost(mx, answer.result()) for mx, answer in zip(listed, answers, strict=True)]
         ahead = below_ourselves(located, self._settings.own_addresses)
         if not ahead:
