@@ -97,16 +97,18 @@ class FakeResolver:
 
 
 class FakeFetcher:
-    """Serves bodies or raises the failure given; with `gate` cleared it waits until the test sets it."""
+    """Serves bodies or raises the failure given; `begun` is set by each fetch, which then waits for `gate`."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes | FetchFailedError] = {}
         self.fetched: list[str] = []
+        self.begun = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def fetch(self, policy_domain: str) -> bytes:
         self.fetched.append(policy_domain)
+        self.begun.set()
         await self.gate.wait()
         body = self.bodies.get(policy_domain)
         if body is None:
