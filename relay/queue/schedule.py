@@ -55,14 +55,6 @@ def expires_at(job: Job, settings: ScheduleSettings, *, refused: bool) -> dateti
     return job.message.accepted_at + job.held_for + limit
 
 
-def record_check_due(job: Job, now: datetime, settings: ScheduleSettings) -> bool:
-    """Whether a refusal at this attempt would be final, so that `_mta-sts` has to be asked past all caches.
-
-    To be asked before the attempt: without the check the refusal stays temporary (RFC 8461 §5).
-    """
-    return now >= expires_at(job, settings, refused=True)
-
-
 def delay_notice_due(job: Job, now: datetime, settings: ScheduleSettings) -> bool:
     """Whether the sender is to be told now that the message waits; once for each job."""
     if settings.delay_notice_after is None or job.delay_notified:

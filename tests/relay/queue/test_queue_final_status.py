@@ -71,7 +71,7 @@ TABLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.rfc("code-c", "code-d", "code-f", "code-h", "code-i", "code-j", "code-k")
+@pytest.mark.rfc("code-d", "code-f", "code-h", "code-i", "code-j", "code-k")
 @pytest.mark.parametrize(("tried", "status", "text", "refused"), TABLE)
 def test_one_host_that_failed(tried: HostAttempt, status: str, text: str, refused: bool) -> None:
     found = verdict(tried)
@@ -80,7 +80,7 @@ def test_one_host_that_failed(tried: HostAttempt, status: str, text: str, refuse
     assert found.remote_mta == ("mx1.example.test" if tried.address else None)
 
 
-@pytest.mark.rfc("code-b", "code-c")
+@pytest.mark.rfc("code-b")
 @pytest.mark.parametrize(
     ("kind", "status", "text"),
     [

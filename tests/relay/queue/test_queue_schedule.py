@@ -12,14 +12,13 @@ from relay.queue.schedule import (
     ScheduleSettings,
     delay_notice_due,
     expires_at,
-    record_check_due,
     retry_after,
 )
 
 SETTINGS = ScheduleSettings()
 
 
-@pytest.mark.rfc("5321-4.5.4.1-f", "5321-4.5.4.1-j")
+@pytest.mark.rfc("5321-4.5.4.1-f")
 @pytest.mark.parametrize(("attempts", "minutes"), [(1, 5), (2, 10), (3, 15), (4, 30), (5, 60), (6, 60), (1000, 60)])
 def test_the_last_step_of_the_schedule_repeats(attempts: int, minutes: int) -> None:
     assert retry_after(attempts, SETTINGS, 0.0) == timedelta(minutes=minutes)
@@ -55,12 +54,6 @@ def test_time_held_does_not_count() -> None:
     assert expires_at(job, SETTINGS, refused=True) == ACCEPTED + timedelta(hours=34)
     assert not delay_notice_due(job, ACCEPTED + timedelta(hours=13), SETTINGS)
     assert delay_notice_due(job, ACCEPTED + timedelta(hours=14), SETTINGS)
-
-
-def test_the_record_check_is_due_when_a_refusal_would_be_final() -> None:
-    job = make_job()
-    assert not record_check_due(job, ACCEPTED + timedelta(hours=23, minutes=59), SETTINGS)
-    assert record_check_due(job, ACCEPTED + timedelta(hours=24), SETTINGS)
 
 
 def test_the_delay_notice_is_due_once_or_never() -> None:

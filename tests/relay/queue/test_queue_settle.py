@@ -130,6 +130,14 @@ def test_a_failed_refusal_is_temporary_too_until_the_record_was_asked_for() -> N
     assert not decision.record_check_missing
 
 
+@pytest.mark.rfc("8461-5-j", "code-q")
+@pytest.mark.parametrize("status", ["5.1.1", "5.7.1", "5.7.13", "5.7.29"])
+def test_a_5yz_of_the_remote_passes_through_at_once_and_needs_no_record_check(status: str) -> None:
+    decision = decide(make_job(), make_attempt(answered(550, f"{status} no"), record_checked=False))
+    assert verdicts(decision) == [Verdict.FAILED]
+    assert str(decision.recipients[0].status) == status
+
+
 def test_dead_dns_expires_without_any_record_check() -> None:
     outcome = replace(deferred(), status=Status(4, 4, 312), diagnostic="DNS query failed")
     decision = decide(make_job(), make_attempt(outcome, record_checked=False), after(days=5))

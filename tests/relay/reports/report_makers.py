@@ -1,6 +1,6 @@
 """The cases that the golden files show; `python tests/relay/reports/report_makers.py` writes them anew."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -303,10 +303,6 @@ def cases() -> dict[str, Case]:
         "smtputf8": _smtputf8(),
         "dropped": _dropped(),
     }
-
-
-def with_header(case: Case, header: bytes) -> Case:
-    return replace(case, returned=header)
 
 
 if __name__ == "__main__":

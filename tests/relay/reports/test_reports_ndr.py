@@ -137,6 +137,19 @@ def test_without_a_subject_there_is_still_one() -> None:
     assert notice(bounced(returned=b"From: a\r\n\r\n")).header["Subject"] == "Undeliverable:"
 
 
+@pytest.mark.rfc("3834-2-b")
+def test_rfc3834_a_message_that_a_program_sent_gets_its_ndr_too() -> None:
+    found = notice(bounced(returned=b"Auto-Submitted: auto-generated\r\n\r\n"))
+    assert found.header["Auto-Submitted"] == "auto-replied"
+    assert found.per_recipient[0]["Action"] == "failed"
+
+
+@pytest.mark.rfc("code-t")
+def test_a_relayed_notice_has_the_peer_s_own_status() -> None:
+    (group,) = notice(cases()["relayed"]).per_recipient
+    assert (group["Action"], group["Status"]) == ("relayed", "2.0.0")
+
+
 # -- the container ---------------------------------------------------------------------------------------------
 
 
@@ -455,7 +468,7 @@ def test_private_fields_tell_a_program_what_the_policy_said() -> None:
 # -- UTF-8 -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.rfc("6533-4.1-b", "6533-4.5-a", "6533-3-c")
+@pytest.mark.rfc("6533-4.1-a", "6533-4.1-b", "6533-4.5-a", "6533-3-c")
 def test_rfc6533_utf8_addresses_are_native_in_the_global_form() -> None:
     found = notice(cases()["smtputf8"])
     assert found.parts[1].content_type == "message/global-delivery-status"
