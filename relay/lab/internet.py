@@ -11,7 +11,7 @@
         # delivery.policy_port = lab.policy_port, tls.ca_file = lab.ca_file, delivery.allow_private_addresses = true.
         ...
         (message, *_) = await lab.hosts["mx2.shop.test"].wait_for_messages(1)
-        assert message.tls and lab.policy_hosts.requests[0].host == f"mta-sts.shop.test:{lab.policy_port}"
+        assert message.tls and lab.policy_hosts.requests[0].sni == "mta-sts.shop.test"
         shop.publish(PolicySite(mode="none", id="2"))                # a new policy, a new id in DNS
         lab.hosts["mx1.shop.test"].behaviour = MxBehaviour()         # the host is repaired
         lab.dns.override("_mta-sts.shop.test", "TXT", DnsFault.SERVFAIL)
