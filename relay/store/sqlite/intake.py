@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from relay.queue.message import Job, Lease, NewMessage, NewRecipient, Recipient, StoredContent
 from relay.store.protocols import StoreError
+from relay.store.sqlite.ids import RowIds
 from relay.store.sqlite.rows import MESSAGE_COLUMNS, MESSAGE_WIDTH, committed, message_values, notify_text
 
 CHUNK_SIZE = 256 * 1024
@@ -32,13 +33,6 @@ class LeaseTerms:
     until: int
 
 
-def take_ids(connection: sqlite3.Connection, count: int) -> int:
-    """Return the first of `count` ids that were never used before."""
-    taken = connection.execute("UPDATE sequence SET last_id = last_id + ? RETURNING last_id", (count,))
-    last: int = taken.fetchone()[0]
-    return last - count + 1
-
-
 def chunk_key(content_id: int, number: int = 0) -> int:
     """The key of a piece of content; the pieces of one content are the keys up to the next content's first."""
     return content_id << 20 | number
@@ -46,6 +40,7 @@ def chunk_key(content_id: int, number: int = 0) -> int:
 
 def insert_message(
     connection: sqlite3.Connection,
+    ids: RowIds,
     new: NewMessage,
     now: int,
     terms: LeaseTerms,
@@ -55,7 +50,7 @@ def insert_message(
     by_destination: dict[str, list[NewRecipient]] = {}
     for recipient in new.recipients:
         by_destination.setdefault(recipient.destination, []).append(recipient)
-    next_id = take_ids(connection, 2 + len(by_destination) + len(new.recipients))
+    next_id = ids.take(connection, 2 + len(by_destination) + len(new.recipients))
     message_id, content_id = next_id, next_id + 1
     next_id += 2
     if isinstance(new.content, bytes):
@@ -123,9 +118,9 @@ def insert_content(connection: sqlite3.Connection, content_id: int, content: byt
     return number
 
 
-def begin_upload(connection: sqlite3.Connection, incarnation: str, now: int) -> int:
+def begin_upload(connection: sqlite3.Connection, ids: RowIds, incarnation: str, now: int) -> int:
     """Return the id of a new content that no message names."""
-    content_id = take_ids(connection, 1)
+    content_id = ids.take(connection, 1)
     connection.execute(
         "INSERT INTO nameless (content_id, incarnation, size, touched_at) VALUES (?, ?, 0, ?)",
         (content_id, incarnation, now),

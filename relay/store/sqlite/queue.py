@@ -30,6 +30,7 @@ from relay.store.protocols import (
 from relay.store.records import dump_attempt
 from relay.store.sqlite import housekeeping, intake, leasing, operating, settling, views
 from relay.store.sqlite.database import load_schema, open_database, open_for_reading
+from relay.store.sqlite.ids import RowIds
 from relay.store.sqlite.intake import LeaseTerms
 from relay.store.sqlite.reader import Reader
 from relay.store.sqlite.room import Room
@@ -81,7 +82,8 @@ class SqliteQueueStore:
         self._lease_us = duration_us(lease_duration)
         self._max_lapses = max_lapses
         self._retain_us = duration_us(retain_finished)
-        self._writer = Writer(writing, name="queue-writer")
+        self._ids = RowIds()
+        self._writer = Writer(writing, name="queue-writer", rolled_back=self._ids.forget)
         self._reader = Reader(reading, name="queue-reader")
         # An operator's list may read for a second; content and due destinations never wait for it.
         self._viewer = Reader(viewing, name="queue-viewer")
@@ -145,14 +147,16 @@ class SqliteQueueStore:
             self._leased(jobs, heard)
 
         return await self._writer.run(
-            lambda connection: intake.insert_message(connection, message, now, terms, lease),
+            lambda connection: intake.insert_message(connection, self._ids, message, now, terms, lease),
             size=message.size,
             done=enqueued,
         )
 
     async def begin_upload(self) -> SqliteUpload:
         now = self._now()
-        content_id = await self._writer.run(partial(intake.begin_upload, incarnation=self._incarnation, now=now))
+        content_id = await self._writer.run(
+            partial(intake.begin_upload, ids=self._ids, incarnation=self._incarnation, now=now)
+        )
         return SqliteUpload(self._writer, content_id, self._incarnation, self._now)
 
     async def room_for(self, size: int) -> bool:
@@ -174,7 +178,7 @@ class SqliteQueueStore:
         now, terms = self._now(), self._terms()
         record = None if settlement.attempt is None else dump_attempt(settlement.attempt)
         await self._writer.run(
-            lambda connection: settling.settle(connection, settlement, record, now, terms),
+            lambda connection: settling.settle(connection, self._ids, settlement, record, now, terms),
             size=sum(notice.size for notice in settlement.notices),
             done=self._wake if settlement.notices or not settlement.retry_in else None,
         )
@@ -274,7 +278,9 @@ class SqliteQueueStore:
 
     async def drop(self, job: Job, notices: tuple[NewMessage, ...]) -> None:
         now, terms = self._now(), self._terms()
-        await self._writer.run(lambda connection: settling.drop(connection, job, notices, now, terms), done=self._wake)
+        await self._writer.run(
+            lambda connection: settling.drop(connection, self._ids, job, notices, now, terms), done=self._wake
+        )
 
     async def pause(self, domain: str) -> None:
         await self._writer.run(partial(operating.pause, domain=domain))

@@ -1,7 +1,7 @@
 -- The queue (docs/architecture.md, "The queue"), version 1.
 --
 -- Times are microseconds since 1970-01-01 UTC by the store's clock; durations end in _us.
--- Ids come from `sequence` and are never used twice, so that an old lease or upload can name nothing new.
+-- Ids come from `sequence`, a block at a time, and are never used twice: an old lease or upload can name nothing new.
 
 CREATE TABLE sequence (
     last_id INTEGER NOT NULL
@@ -131,28 +131,43 @@ CREATE TABLE destinations (
 
 CREATE INDEX destinations_due ON destinations (due_at) WHERE due_at IS NOT NULL;
 
-CREATE TRIGGER job_enqueued AFTER INSERT ON jobs BEGIN
-    INSERT INTO destinations
-        (name, queued, in_flight, bytes, recipients_queued, recipients_leased, oldest_at, next_attempt_at)
-    VALUES
-        (new.destination, new.state = 'queued', new.state = 'leased', new.size,
-         (new.state = 'queued') * new.waiting, (new.state = 'leased') * new.waiting,
-         new.accepted_at, CASE WHEN new.state = 'queued' THEN new.next_attempt_at END)
+-- Destination rows change with their jobs. Two triggers for each event, so that mail on the fast path (leased at once,
+-- then final) never touches next_attempt_at and its index.
+CREATE TRIGGER job_queued AFTER INSERT ON jobs WHEN new.state = 'queued' BEGIN
+    INSERT INTO destinations (name, queued, bytes, recipients_queued, oldest_at, next_attempt_at)
+    VALUES (new.destination, 1, new.size, new.waiting, new.accepted_at, new.next_attempt_at)
     ON CONFLICT (name) DO UPDATE SET
-        queued = queued + excluded.queued,
-        in_flight = in_flight + excluded.in_flight,
+        queued = queued + 1,
         bytes = bytes + excluded.bytes,
         recipients_queued = recipients_queued + excluded.recipients_queued,
-        recipients_leased = recipients_leased + excluded.recipients_leased,
-        oldest_at = coalesce(min(oldest_at, excluded.oldest_at), excluded.oldest_at),
-        next_attempt_at = coalesce(min(next_attempt_at, excluded.next_attempt_at), next_attempt_at, excluded.next_attempt_at);
+        oldest_at = ifnull(min(oldest_at, excluded.oldest_at), excluded.oldest_at),
+        next_attempt_at = ifnull(min(next_attempt_at, excluded.next_attempt_at), excluded.next_attempt_at);
 END;
 
-CREATE TRIGGER job_moved AFTER UPDATE OF state, waiting, next_attempt_at ON jobs BEGIN
+CREATE TRIGGER job_leased_at_once AFTER INSERT ON jobs WHEN new.state = 'leased' BEGIN
+    INSERT INTO destinations (name, in_flight, bytes, recipients_leased, oldest_at)
+    VALUES (new.destination, 1, new.size, new.waiting, new.accepted_at)
+    ON CONFLICT (name) DO UPDATE SET
+        in_flight = in_flight + 1,
+        bytes = bytes + excluded.bytes,
+        recipients_leased = recipients_leased + excluded.recipients_leased,
+        oldest_at = ifnull(min(oldest_at, excluded.oldest_at), excluded.oldest_at);
+END;
+
+CREATE TRIGGER job_finished AFTER UPDATE OF state ON jobs WHEN old.state = 'leased' AND new.waiting = 0 BEGIN
+    UPDATE destinations SET
+        in_flight = in_flight - 1,
+        bytes = bytes - new.size,
+        recipients_leased = recipients_leased - old.waiting,
+        oldest_at = (SELECT min(waiting_since) FROM jobs
+                     WHERE destination = new.destination AND waiting_since IS NOT NULL)
+    WHERE name = new.destination;
+END;
+
+CREATE TRIGGER job_moved AFTER UPDATE OF state, waiting, next_attempt_at ON jobs WHEN new.waiting > 0 BEGIN
     UPDATE destinations SET
         queued = queued + (new.state = 'queued') - (old.state = 'queued'),
         in_flight = in_flight + (new.state = 'leased') - (old.state = 'leased'),
-        bytes = bytes - (new.waiting = 0) * new.size,
         recipients_queued = recipients_queued + (new.state = 'queued') * new.waiting - (old.state = 'queued') * old.waiting,
         recipients_leased = recipients_leased + (new.state = 'leased') * new.waiting - (old.state = 'leased') * old.waiting,
         recipients_held = recipients_held + (new.state = 'held') * new.waiting - (old.state = 'held') * old.waiting,

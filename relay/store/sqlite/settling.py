@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from relay.queue.message import Job, NewMessage, State
 from relay.store.protocols import LeaseLostError, Settlement, Verdict
-from relay.store.sqlite.intake import LeaseTerms, discard_content, insert_message, take_ids
+from relay.store.sqlite.ids import RowIds
+from relay.store.sqlite.intake import LeaseTerms, discard_content, insert_message
 from relay.store.sqlite.leasing import lease_key
 from relay.store.sqlite.rows import duration_us
 
@@ -20,10 +21,11 @@ _SETTLE = (
 )
 _SETTLE_RECIPIENT = "UPDATE recipients SET state = ?, status = ?, diagnostic = ? WHERE job_id = ? AND id = ?"
 _ANY_FAILED = "SELECT 1 FROM recipients WHERE job_id = ? AND state = 'failed' LIMIT 1"
-_FINISH = (
-    "UPDATE messages SET open_jobs = open_jobs - 1, finished_at = iif(open_jobs = 1, ?, NULL) "
-    "WHERE queue_id = ? RETURNING open_jobs, content_id, size"
+_SELECT_OPEN = (
+    "SELECT messages.id, open_jobs, content_id, messages.size FROM jobs JOIN messages ON messages.id = jobs.message_id "
+    "WHERE jobs.id = ?"
 )
+_FINISH = "UPDATE messages SET open_jobs = ?, finished_at = ? WHERE id = ?"
 _PRUNE_ATTEMPTS = (
     "DELETE FROM attempts WHERE job_id = ?1 "
     "AND id > (SELECT min(id) FROM attempts WHERE job_id = ?1) "
@@ -33,7 +35,7 @@ _COOL = "UPDATE destinations SET cooled_until = max(cooled_until, ?) WHERE name 
 
 
 def settle(
-    connection: sqlite3.Connection, settlement: Settlement, record: str | None, now: int, terms: LeaseTerms
+    connection: sqlite3.Connection, ids: RowIds, settlement: Settlement, record: str | None, now: int, terms: LeaseTerms
 ) -> None:
     """Write the end of an attempt. Raises LeaseLostError."""
     job = settlement.job
@@ -69,23 +71,26 @@ def settle(
         ],
     )
     if record is not None:
-        _insert_attempt(connection, job, record, prune=job.attempts > _KEPT_ATTEMPTS or not settlement.charged)
+        prune = job.attempts > _KEPT_ATTEMPTS or not settlement.charged
+        _insert_attempt(connection, ids.take(connection, 1), job, record, prune=prune)
     if waiting == 0:
         _finish(connection, job, now)
     if settlement.cool_destination is not None:
         connection.execute(_COOL, (now + duration_us(settlement.cool_destination), job.destination))
     for notice in settlement.notices:
-        insert_message(connection, notice, now, terms)
+        insert_message(connection, ids, notice, now, terms)
 
 
-def drop(connection: sqlite3.Connection, job: Job, notices: Sequence[NewMessage], now: int, terms: LeaseTerms) -> None:
+def drop(
+    connection: sqlite3.Connection, ids: RowIds, job: Job, notices: Sequence[NewMessage], now: int, terms: LeaseTerms
+) -> None:
     """Make what waits of a leased job final as dropped. Raises LeaseLostError."""
     dropped = connection.execute(_SETTLE, (State.DROPPED.value, 0, None, now, None, None, True, False, *lease_key(job)))
     _demand_one(dropped, job)
     connection.execute("UPDATE recipients SET state = 'dropped' WHERE job_id = ? AND state = 'waiting'", (job.id,))
     _finish(connection, job, now)
     for notice in notices:
-        insert_message(connection, notice, now, terms)
+        insert_message(connection, ids, notice, now, terms)
 
 
 def _settled_state(connection: sqlite3.Connection, settlement: Settlement) -> tuple[State, int]:
@@ -94,12 +99,13 @@ def _settled_state(connection: sqlite3.Connection, settlement: Settlement) -> tu
     waiting = verdicts.count(Verdict.QUEUED)
     if waiting:
         return (State.HELD if settlement.hold else State.QUEUED), waiting
-    failed = Verdict.FAILED in verdicts or connection.execute(_ANY_FAILED, (settlement.job.id,)).fetchone() is not None
+    failed = Verdict.FAILED in verdicts
+    if not failed and settlement.job.lease.fence > 1:  # there was a lease before, whose settlement may have failed some
+        failed = connection.execute(_ANY_FAILED, (settlement.job.id,)).fetchone() is not None
     return (State.FAILED if failed else State.DELIVERED), 0
 
 
-def _insert_attempt(connection: sqlite3.Connection, job: Job, record: str, *, prune: bool) -> None:
-    attempt_id = take_ids(connection, 1)
+def _insert_attempt(connection: sqlite3.Connection, attempt_id: int, job: Job, record: str, *, prune: bool) -> None:
     connection.execute("INSERT INTO attempts (job_id, id, record) VALUES (?, ?, ?)", (job.id, attempt_id, record))
     if prune:
         connection.execute(_PRUNE_ATTEMPTS, (job.id,))
@@ -107,8 +113,9 @@ def _insert_attempt(connection: sqlite3.Connection, job: Job, record: str, *, pr
 
 def _finish(connection: sqlite3.Connection, job: Job, now: int) -> None:
     """One job fewer; the content goes with the last one."""
-    finished = connection.execute(_FINISH, (now, job.message.queue_id))
-    open_jobs, content_id, size = finished.fetchone()
+    message_id, open_jobs, content_id, size = connection.execute(_SELECT_OPEN, (job.id,)).fetchone()
+    open_jobs -= 1
+    connection.execute(_FINISH, (open_jobs, None if open_jobs else now, message_id))
     if open_jobs == 0:
         discard_content(connection, content_id, size)
 

@@ -34,19 +34,16 @@ class _Write:
     error: StoreError | None = None
 
 
-class _BatchLostError(Exception):
-    """SQLite rolled the whole transaction back."""
-
-
 class Writer:
     """Runs operations in a thread of its own, in order, each whole or not at all.
 
-    An operation gets the connection inside a transaction and must not end it. Its failure fails it alone; a
-    failing commit fails all that were in it. Owns the connection.
+    An operation gets the connection inside a transaction, must not end it, and can be run again after a rollback.
+    Its failure fails it alone; a failing commit fails all that were in it. Owns the connection.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, name: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, name: str, rolled_back: Callable[[], None]) -> None:
         self._connection = connection
+        self._rolled_back = rolled_back
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
         self._room = asyncio.Semaphore(MAX_WAITING)
         self._loop = asyncio.get_running_loop()
@@ -107,35 +104,50 @@ class Writer:
         return bool(batch)
 
     def _commit(self, batch: list[_Write]) -> None:
-        execute = self._connection.execute
+        """Run a batch in one transaction; only if something fails, once more with each operation on its own feet."""
         try:
-            execute("BEGIN IMMEDIATE")
-            for write in batch:
-                self._apply(write)
-            execute("COMMIT")
-        except (sqlite3.Error, _BatchLostError) as error:
-            if self._connection.in_transaction:
-                execute("ROLLBACK")
-            cause = error.__cause__ if isinstance(error, _BatchLostError) else error
-            assert isinstance(cause, Exception)
+            self._transact(batch, self._run_plainly)
+        except Exception:  # noqa: BLE001  an operation's fault, of whatever kind, is not its neighbours'
+            self._roll_back()
+        else:
+            return
+        try:
+            self._transact(batch, self._run_guarded)
+        except sqlite3.Error as error:
+            self._roll_back()
             log.exception("store.commit_failed", extra={"writes": len(batch)})
             for write in batch:
-                write.error = store_error(cause)
+                write.error = store_error(error)
 
-    def _apply(self, write: _Write) -> None:
+    def _transact(self, batch: list[_Write], run: Callable[[_Write], None]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        for write in batch:
+            run(write)
+        self._connection.execute("COMMIT")
+
+    def _run_plainly(self, write: _Write) -> None:
+        write.result = write.operation(self._connection)
+
+    def _run_guarded(self, write: _Write) -> None:
+        """Run an operation so that its failure undoes nothing but itself."""
         execute = self._connection.execute
         execute("SAVEPOINT operation")
         try:
             write.result = write.operation(self._connection)
-        except Exception as error:  # one operation's fault, of whatever kind, is not its neighbours'
-            if not self._connection.in_transaction:
-                raise _BatchLostError from error
-            execute("ROLLBACK TO operation")
+        except Exception as error:  # as above
             write.error = store_error(error)
             if write.error is not error:
-                log.warning("store.operation_failed", exc_info=error)
                 write.error.__cause__ = error
+                log.warning("store.operation_failed", exc_info=error)
+            # SQLite may have undone the whole transaction (disk full); then this fails, and with it the batch.
+            execute("ROLLBACK TO operation")
+            self._rolled_back()
         execute("RELEASE operation")
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._rolled_back()
 
     def _resolve(self, batch: list[_Write]) -> None:
         for write in batch:
