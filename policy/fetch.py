@@ -54,7 +54,7 @@ class HttpsPolicyFetcher:
         timeout: timedelta = timedelta(seconds=60),
         policy_port: int = 443,
         allow_private_addresses: bool = False,
-        max_fetches: int = 100,
+        max_fetches: int = 300,
         user_agent: str = "mta-sts-relay",
     ) -> None:
         backend = _GuardedBackend(resolver=resolver, port=policy_port, allow_private=allow_private_addresses)
@@ -181,16 +181,13 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection that is closed also when its handshake is cancelled; httpcore closes it on errors only."""
+    """A connection that has TLS yet to come, closed also when the handshake is cancelled.
+
+    httpcore closes it on errors only. It does nothing else with such a connection but to start TLS or to close it.
+    """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return await self._stream.read(max_bytes, timeout)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -203,9 +200,6 @@ class _Stream(httpcore.AsyncNetworkStream):
         except BaseException:
             await self.aclose()
             raise
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
 
 
 class _Transport(httpx.AsyncBaseTransport):

@@ -6,7 +6,7 @@ Limits: DNSSEC is validated by the name server, which therefore has to be near; 
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from ipaddress import ip_address
@@ -110,38 +110,42 @@ class DnsResolver:
             IpFamily.IPV4: (RecordType.A,),
             IpFamily.IPV6: (RecordType.AAAA,),
         }[self._ip_family]
-        asked = [self._ask(record_type, host, lambda rdata: ip_address(rdata.address)) for record_type in wanted]
-        return _merged(await _gathered(asked))
+        cached = [self._cached((record_type, _key(host))) for record_type in wanted]
+        if None not in cached:
+            return _merged([answer for answer in cached if answer is not None])
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._ask(record_type, host, _address)) for record_type in wanted]
+        return _merged([task.result() for task in tasks])
 
     async def _ask(
         self, record_type: RecordType, name: str, read: Callable[[Any], T], *, fresh: bool = False
     ) -> Answer[T]:
-        key = (record_type, name.lower().removesuffix("."))
-        if not fresh and (stored := self._cache.get(key)) is not None:
-            return self._aged(stored)
+        key = (record_type, _key(name))
+        if not fresh and (answer := self._cached(key)) is not None:
+            return answer
         # Even a fresh question may share one that is under way: its answer comes from the DNS after the asking.
         return await self._flights.run(key, lambda: self._question(key, read))
 
-    def _aged(self, stored: _Stored) -> Answer[Any]:
+    def _cached(self, key: tuple[RecordType, str]) -> Answer[Any] | None:
         """Return a stored answer with what is left of its TTL, so that nobody adds up TTLs."""
-        if isinstance(stored.answer, Unknown):
-            return stored.answer
+        stored = self._cache.get(key)
+        if stored is None or isinstance(stored.answer, Unknown):
+            return stored.answer if stored else None
         return replace(stored.answer, ttl=stored.answer.ttl - timedelta(seconds=self._timer() - stored.stored_at))
 
     async def _question(self, key: tuple[RecordType, str], read: Callable[[Any], T]) -> Answer[T]:
         record_type, name = key
+        qname = _qname(name)
+        if qname is None:
+            # Such a name cannot be in the DNS, so that it is not there is known without asking.
+            return Absent(absence=Absence.NXDOMAIN, ttl=timedelta(0))
         async with self._questions:
-            answer = await self._resolve(record_type, name, read)
+            answer = await self._resolve(record_type, qname, read)
         self._observer.dns_asked(record_type, _result(answer))
         self._cache[key] = _Stored(answer, self._timer())
         return answer
 
-    async def _resolve(self, record_type: RecordType, name: str, read: Callable[[Any], T]) -> Answer[T]:
-        try:
-            qname = dns.name.Name([*(label.encode("ascii") for label in name.split(".")), b""])
-        except (dns.exception.DNSException, UnicodeError):
-            # Such a name cannot be in the DNS, so that it is not there is known.
-            return Absent(absence=Absence.NXDOMAIN, ttl=timedelta(0))
+    async def _resolve(self, record_type: RecordType, qname: dns.name.Name, read: Callable[[Any], T]) -> Answer[T]:
         try:
             async with asyncio.timeout(self._timeout.total_seconds()):
                 return await self._follow(record_type, qname, read)
@@ -182,13 +186,16 @@ class DnsResolver:
         return Unknown(reason=UnknownReason.MALFORMED, detail=f"more than {_MAX_CNAMES} CNAMEs in a chain")
 
 
-async def _gathered(asked: Iterable[Awaitable[Answer[T]]]) -> list[Answer[T]]:
-    async def wait_for(question: Awaitable[Answer[T]]) -> Answer[T]:
-        return await question
+def _key(name: str) -> str:
+    return name.lower().removesuffix(".")
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(wait_for(question)) for question in asked]
-    return [task.result() for task in tasks]
+
+def _qname(name: str) -> dns.name.Name | None:
+    """Return the name label by label (in a text, dnspython would read escapes), or None if it cannot be one."""
+    try:
+        return dns.name.Name([*(label.encode("ascii") for label in name.split(".")), b""])
+    except (dns.exception.DNSException, UnicodeError):
+        return None
 
 
 def _merged(answers: Sequence[Answer[IPAddress]]) -> Answer[IPAddress]:
@@ -235,6 +242,10 @@ def _says_no(message: dns.message.Message) -> bool:
 def _negative_ttl(message: dns.message.Message, minimum_ttl: int) -> timedelta:
     """RFC 2308 §5: the smaller of the SOA's TTL and its minimum; without an SOA it is not to be cached."""
     return timedelta(seconds=minimum_ttl if _says_no(message) else 0)
+
+
+def _address(rdata: Any) -> IPAddress:
+    return ip_address(rdata.address)
 
 
 def _mx_record(rdata: Any) -> MxRecord:
@@ -286,6 +297,6 @@ def _reason(error: dns.exception.DNSException, words: Sequence[object]) -> Unkno
         return UnknownReason.SERVFAIL
     if "REFUSED" in words:
         return UnknownReason.REFUSED
-    if words and all(isinstance(word, OSError) for word in words):
-        return UnknownReason.TIMEOUT  # nobody listens there, or no route: nothing was said at all
+    if any(isinstance(word, OSError) for word in words):
+        return UnknownReason.TIMEOUT  # nobody listens there, or no route: no answer
     return UnknownReason.MALFORMED

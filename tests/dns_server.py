@@ -109,7 +109,7 @@ class _Udp(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def serving(zone: Zone) -> AsyncIterator[NameServer]:
+async def serving(zone: Zone, *, with_tcp: bool = True) -> AsyncIterator[NameServer]:
     """Serve the zone on a free port of 127.0.0.1."""
 
     async def tcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,6 +125,8 @@ async def serving(zone: Zone) -> AsyncIterator[NameServer]:
     loop = asyncio.get_running_loop()
     server = await asyncio.start_server(tcp, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
+    if not with_tcp:
+        server.close()
     transport, _ = await loop.create_datagram_endpoint(lambda: _Udp(zone), local_addr=("127.0.0.1", port))
     try:
         yield NameServer(address="127.0.0.1", port=port)

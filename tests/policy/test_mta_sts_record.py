@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from policy.mta_sts import NoRecord, Record, parse_record
 
 
-@pytest.mark.rfc("8461-3.1-d", "8461-3.1-g", "8461-3.1-h", "8461-3.1-i", "8461-3.1-q", "8461-3.1-r", "8461-3.1-s")
+@pytest.mark.rfc(
+    "8461-9-a", "8461-3.1-d", "8461-3.1-g", "8461-3.1-h", "8461-3.1-i", "8461-3.1-q", "8461-3.1-r", "8461-3.1-s"
+)
 @pytest.mark.parametrize(
     ("txt", "record_id"),
     [

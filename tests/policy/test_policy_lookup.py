@@ -187,7 +187,7 @@ async def test_a_new_body_under_the_old_id_is_not_looked_for(bench: Bench) -> No
     assert bench.fetches == 1
 
 
-@pytest.mark.rfc("8461-3.1-u", "8461-3.1-l", "8461-8.3-b", "8461-6-b")
+@pytest.mark.rfc("8461-3.1-u", "8461-3.1-l", "8461-8.3-b")
 @pytest.mark.parametrize("answer", UNUSABLE)
 async def test_a_vanished_record_leaves_the_live_policy_in_force_and_is_told(
     bench: Bench, answer: Answer[bytes]
@@ -205,7 +205,7 @@ async def test_a_vanished_record_leaves_the_live_policy_in_force_and_is_told(
     assert bench.fetches == 1
 
 
-@pytest.mark.rfc("8461-6-b", "8461-8.3-a", "8461-5-e")
+@pytest.mark.rfc("8461-8.3-a", "8461-5-e")
 async def test_a_vanished_record_is_no_problem_under_mode_none(bench: Bench) -> None:
     bench.fetcher.bodies["x.test"] = body("none")
     await bench.mode()
@@ -227,7 +227,7 @@ async def test_without_a_usable_record_nothing_is_fetched(bench: Bench, answer: 
     assert await bench.store.get("x.test") is None
 
 
-@pytest.mark.rfc("8461-3.3-q", "8461-6-a")
+@pytest.mark.rfc("8461-3.3-q")
 async def test_a_failed_fetch_without_a_cached_policy_is_no_policy(bench: Bench) -> None:
     bench.fetcher.bodies["x.test"] = REFUSED
     findings = await bench.service.findings("x.test")

@@ -327,6 +327,22 @@ async def test_a_port_where_nobody_listens_is_unknown() -> None:
     assert answer.reason is UnknownReason.TIMEOUT
 
 
+async def test_a_server_that_sends_to_tcp_and_does_not_listen_there_is_unknown() -> None:
+    zone = Zone(truncate_udp=True)
+    async with serving(zone, with_tcp=False) as server:
+        answer = await DnsResolver(nameservers=[server], timer=lambda: 0.0).txt("x.test")
+    assert isinstance(answer, Unknown)
+    assert answer.reason is UnknownReason.TIMEOUT
+    assert "refused" in answer.detail or "Connect call failed" in answer.detail
+
+
+@pytest.mark.parametrize("host", ["mail\\.x.test", "a\\032b.test", "\\000.test"])
+async def test_a_name_with_backslashes_is_not_read_as_escapes(bench: Bench, host: str) -> None:
+    await bench.resolver(ip_family=IpFamily.IPV4).addresses(host)
+    ((asked, _, _),) = bench.zone.asked
+    assert asked.replace("\\\\", "\\") == host
+
+
 async def test_an_unknown_answer_is_kept_for_seconds_only(bench: Bench) -> None:
     bench.zone.rules["x.test", "TXT"] = failing(dns.rcode.SERVFAIL)
     resolver = bench.resolver()
@@ -452,6 +468,7 @@ async def test_a_name_that_cannot_be_in_the_dns_is_absent_and_nothing_is_asked(b
     for answer in (await resolver.txt(name), await resolver.mx(name), await resolver.addresses(name)):
         assert answer == Absent(absence=Absence.NXDOMAIN, ttl=timedelta(0))
     assert bench.zone.asked == []
+    assert bench.watcher.seen == []
 
 
 async def test_the_observer_hears_of_each_question_and_not_of_the_cache(bench: Bench) -> None:
