@@ -28,13 +28,15 @@ _PROXY_LOCAL = 0
 class IdentifiedConnection(Connection):
     """A connection whose client has told who it is, as far as it has.
 
-    `helo` is empty before EHLO and HELO, `extended` says that it was EHLO; `user` is who has authenticated.
+    `helo` is empty before EHLO and HELO, `extended` says that it was EHLO; `user` is who has authenticated;
+    `admitted` says whether it may relay.
     """
 
     helo: str = ""
     extended: bool = False
     user: str | None = None
     identity: Identity
+    admitted: bool = False
     mistakes: int = 0
     idle_commands: int = 0
     _client: Client | None = None
@@ -83,7 +85,11 @@ class IdentifiedConnection(Connection):
         if tls is not None and certificate:  # the context has verified it, or there is none
             fingerprint = hashlib.sha256(certificate).hexdigest()
             names = _dns_names(tls)
-        self.identity = Identity(address=self.address, fingerprint=fingerprint, dns_names=names)
+        self._identify(Identity(address=self.address, fingerprint=fingerprint, dns_names=names))
+
+    def _identify(self, identity: Identity) -> None:
+        self.identity = identity
+        self.admitted = self.shared.access.admits(identity)
 
     @property
     def client_facts(self) -> Client:
@@ -190,7 +196,7 @@ class IdentifiedConnection(Connection):
         elif await self.shared.users.verify(credentials.name, credentials.password):
             back_off.succeeded(client)
             self.user, self._client = credentials.name, None
-            self.identity = replace(self.identity, user=self.user)
+            self._identify(replace(self.identity, user=self.user))
             self.reply("235 2.7.0 Authentication successful")
         else:
             back_off.failed(client, clock.now())

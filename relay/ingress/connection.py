@@ -213,16 +213,18 @@ class Connection(SMTP):
         return self.input.take(most)
 
     async def _take_line(self, most: int) -> bytes:
-        line = self.input.take_line(most)
-        if line is None:
-            await self.flush()
-            since = self.loop.time()
-            while line is None:
-                if self.input.starts_with(_TLS_FIRST_OCTET):
-                    raise GoodbyeError(None)
-                await self.input.more(since)
-                line = self.input.take_line(most)
-        elif self._replies_size > _REPLIES_AT_ONCE:
+        since: float | None = None
+        while True:
+            if self.input.starts_with(_TLS_FIRST_OCTET):
+                raise GoodbyeError(None)
+            line = self.input.take_line(most)
+            if line is not None:
+                break
+            if since is None:
+                await self.flush()
+                since = self.loop.time()
+            await self.input.more(since)
+        if self._replies_size > _REPLIES_AT_ONCE:
             await self.flush()
         return line
 

@@ -215,5 +215,5 @@ class HeaderScan:
 
 
 def _printable(value: bytes) -> str:
-    text = value.decode("ascii", "replace").strip()
-    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_MESSAGE_ID] if char not in "\r\n")
+    text = value.decode("ascii", "replace").strip()[:_MAX_MESSAGE_ID]
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)

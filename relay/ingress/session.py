@@ -160,7 +160,7 @@ class Session(IdentifiedConnection):
             self.complain("503 5.5.1 Send EHLO first")
         elif self.transaction is not None:
             self.complain("503 5.5.1 A mail transaction is under way")
-        elif not self.shared.access.admits(self.identity):
+        elif not self.admitted:
             self._deny()
         else:
             await self._begin(argument)

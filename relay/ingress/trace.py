@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
-from email.utils import format_datetime
+from datetime import UTC, datetime
 
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._:\[\]-]")
 
 # OpenSSL's names of the TLS 1.2 suites that a default server context may choose, as IANA has them.
@@ -74,7 +75,14 @@ def received(
     cipher = iana_cipher(protocol.tls_cipher)
     if cipher is not None:
         lines.append(f"tls {cipher}")
-    return ("\r\n\t".join(lines) + f";\r\n\t{format_datetime(now)}\r\n").encode("ascii")
+    return ("\r\n\t".join(lines) + f";\r\n\t{_date_time(now)}\r\n").encode("ascii")
+
+
+def _date_time(now: datetime) -> str:
+    """RFC 5322 §3.3 in UTC. Not strftime, whose names are the locale's."""
+    now = now.astimezone(UTC)
+    day, month = _DAYS[now.weekday()], _MONTHS[now.month - 1]
+    return f"{day}, {now.day:02} {month} {now.year:04} {now.hour:02}:{now.minute:02}:{now.second:02} +0000"
 
 
 def iana_cipher(openssl_name: str | None) -> str | None:
