@@ -47,8 +47,9 @@ class Link:
         self.reset_owed = False
         self._requirement = requirement
         self._timeouts = timeouts
-        self._client = SmtpClient(local_hostname=hostname, start_tls=False)
-        self._client.greeting_limit = timeouts.greeting
+        self._client = SmtpClient(
+            local_hostname=hostname, greeting_limit=timeouts.greeting, on_connected=self._on_connected
+        )
         self._protocol: ReplyProtocol | None = None
 
     async def connect(self, address: IPAddress, port: int, source: IPAddress | None = None) -> Reply:
@@ -60,9 +61,11 @@ class Link:
                 source_address=None if source is None else (str(source), 0),
                 timeout=self._timeouts.connect.total_seconds(),
             )
-        self.phase = Phase.GREETING
-        self._protocol = self._client.protocol
         return as_reply(*greeting)
+
+    def _on_connected(self, protocol: ReplyProtocol) -> None:
+        self.phase = Phase.GREETING
+        self._protocol = protocol
 
     async def ehlo(self) -> Reply:
         """Return the reply to EHLO; if it is positive, `offered` is what it says. Raises LinkError."""
@@ -97,6 +100,8 @@ class Link:
         self.offered = Extensions()
         limit = self._timeouts.starttls.total_seconds()
         try:
+            if not server_name:
+                raise ValueError("there is no name to check the certificate for")  # asyncio would check none
             await self._client.starttls(tls_context=context, server_hostname=server_name, timeout=limit)
         except SMTPResponseException as error:
             reply = as_reply(error.code, error.message)

@@ -157,7 +157,13 @@ class SmtpClient(SMTP):
     """aiosmtplib's client on our protocol. It never waits for a peer to close, which under TLS can take 30 s."""
 
     protocol: ReplyProtocol | None
-    greeting_limit: timedelta
+
+    def __init__(
+        self, *, local_hostname: str, greeting_limit: timedelta, on_connected: Callable[[ReplyProtocol], None]
+    ) -> None:
+        super().__init__(local_hostname=local_hostname, start_tls=False)
+        self._greeting_limit = greeting_limit
+        self._on_connected = on_connected
 
     async def _create_connection(self, timeout: float | None) -> SMTPResponse:
         """Connect within `timeout`, then wait for the greeting within a limit of its own; return it, whatever it is."""
@@ -170,7 +176,8 @@ class SmtpClient(SMTP):
                 lambda: protocol, host=self.hostname, port=self.port, local_addr=self.source_address
             )
         self.protocol, self.transport = protocol, transport
-        return as_response(await protocol.reply(self.greeting_limit))
+        self._on_connected(protocol)
+        return as_response(await protocol.reply(self._greeting_limit))
 
     def close(self) -> None:
         if self.protocol is not None:
