@@ -17,7 +17,7 @@ from relay.delivery.tally import Tally
 from relay.delivery.worker import DeliveryWorker, Ended
 from relay.metrics import Metrics
 from relay.queue.message import Job
-from relay.store.protocols import Destination, QueueStore, StoreError
+from relay.store.protocols import QueueStore, StoreError
 
 _LAST_RESORT_SECONDS = 1.0
 _STORE_PAUSE_SECONDS = 1.0
@@ -39,6 +39,11 @@ class DispatchSettings:
     sweep_every: timedelta = timedelta(seconds=60)
     measure_every: timedelta = timedelta(seconds=15)
     poll_every: timedelta = timedelta(seconds=60)
+
+    @property
+    def max_lanes(self) -> int:
+        """Destinations that are looked at at once; with more, only proven ones are, until another has ended."""
+        return 2 * self.max_runners
 
     @property
     def max_unproven_runners(self) -> int:
@@ -262,27 +267,44 @@ class Dispatcher:
 
     async def _poll(self) -> None:
         while True:
-            while len(self._lanes) >= 2 * self._settings.max_runners:
-                self._room.clear()
-                await self._room.wait()
-            limit = len(self._lanes) + self._settings.claim
             try:
-                due = await self._store.due_destinations(limit)
-                self._room.clear()
-                self._offer(due)
-                if len(due) < limit:
-                    await self._store.wait_for_work(self._settings.poll_every)
-                else:
-                    await self._room.wait()  # there are more than were looked at; one lane has to end first
+                await self._look_for_work()
             except StoreError as error:
                 events.queue_failed("poll", error)
                 await self._clock.sleep(_STORE_PAUSE_SECONDS)
 
-    def _offer(self, due: Sequence[Destination]) -> None:
+    async def _look_for_work(self) -> None:
+        """Lay lanes for what is due, then wait until there may be more, or room for what found none."""
+        limit = len(self._lanes) + self._settings.claim
+        due = await self._store.due_destinations(limit)
+        self._room.clear()
+        left_out = False
         for row in due:
-            lane = self._lanes.at(row.name)
-            lane.due = True
-            self._fill(lane)
+            known = self._lanes.get(row.name) is not None
+            if known or len(self._lanes) < self._settings.max_lanes or self._slots.proven(row.name):
+                lane = self._lanes.at(row.name)
+                lane.due = True
+                self._fill(lane)
+            else:
+                left_out = True
+        if left_out:
+            await self._wait_for_work_or_room()
+        elif len(due) < limit:  # else there are more, some of which have no lane yet
+            await self._store.wait_for_work(self._settings.poll_every)
+
+    async def _wait_for_work_or_room(self) -> None:
+        waits: list[asyncio.Task[object]] = [
+            asyncio.create_task(self._store.wait_for_work(self._settings.poll_every)),
+            asyncio.create_task(self._room.wait()),
+        ]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        for wait in done:
+            wait.result()
 
     async def _repeat(self, task: str, every: timedelta, work: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from relay.delivery.slot_table import SlotSettings, SlotTable, Standing
 
@@ -29,11 +29,13 @@ class Slot:
     mx_host: str
     standing: Standing
     taken_at: float
-    deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    gives_way_at: float | None = None
+    deadline: asyncio.Timeout | None = None
     firm: bool = False
 
     def give_way_at(self, when: float | None) -> None:
-        if not self.deadline.expired():
+        self.gives_way_at = when
+        if self.deadline is not None and not self.deadline.expired():
             self.deadline.reschedule(when)
 
 
@@ -81,10 +83,10 @@ class Slots:
         """Wait for a slot and hold it. Raises GaveWayError out of the body, before `opened` was called only."""
         slot = await self._acquire(destination, mx_host)
         try:
-            async with slot.deadline:
+            async with asyncio.timeout_at(slot.gives_way_at) as slot.deadline:
                 yield slot
         except TimeoutError as error:
-            if not slot.deadline.expired():
+            if slot.deadline is None or not slot.deadline.expired():
                 raise
             self._table.gave_way(destination)
             raise GaveWayError(f"{mx_host} took too long while others waited") from error

@@ -264,7 +264,8 @@ class World:
         """Publish MX hosts at 10, 20, …, each with one public address of its own."""
         self.resolver.mx_answers[name] = found_mx(*((10 * (n + 1), host) for n, host in enumerate(mx)))
         for host in mx:
-            self.addresses(host, found_addresses(f"198.41.{len(self.resolver.address_answers)}.1"))
+            number = len(self.resolver.address_answers)
+            self.addresses(host, found_addresses(f"198.41.{number // 200}.{number % 200 + 1}"))
 
     def addresses(self, host: str, answer: Answer[IPAddress]) -> None:
         self.resolver.address_answers[host] = answer

@@ -1,0 +1,225 @@
+"""Slots: the counts, who waits for whom, and who gives way."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.delivery.slot_table import PROVEN_SECONDS, SlotSettings, SlotTable, Standing
+from relay.delivery.slots import GaveWayError, Slots
+
+SETTINGS = SlotSettings(max_connections=40, max_connections_per_destination=4)
+
+
+def proven(table: SlotTable, destination: str, now: float = 0.0, times: int = 10) -> None:
+    for _ in range(times):
+        table.succeeded(destination, now)
+
+
+def take(table: SlotTable, destination: str, mx: str | None = None, now: float = 0.0) -> Standing | None:
+    return table.take(destination, mx or f"mx.{destination}", now)
+
+
+def test_a_destination_without_success_gets_one_connection() -> None:
+    table = SlotTable(SETTINGS)
+    assert take(table, "a.test") is Standing.NEW
+    assert take(table, "a.test") is None
+    table.give_back("a.test", "mx.a.test", Standing.NEW)
+    assert take(table, "a.test") is Standing.NEW
+
+
+def test_destinations_without_success_have_a_quarter_together() -> None:
+    table = SlotTable(SETTINGS)
+    assert [take(table, f"{n}.test") for n in range(11)].count(Standing.NEW) == 10
+    proven(table, "good.test")
+    assert take(table, "good.test") is Standing.PROVEN
+
+
+def test_a_proven_destination_gets_its_bound_and_is_forgotten_after_ten_minutes() -> None:
+    table = SlotTable(SETTINGS)
+    proven(table, "a.test")
+    assert [take(table, "a.test") for _ in range(5)].count(None) == 1
+    assert table.limit("a.test", PROVEN_SECONDS - 1) == 4
+    assert table.limit("a.test", PROVEN_SECONDS) == 1
+
+
+def test_an_mx_host_that_many_domains_share_has_a_bound_of_its_own() -> None:
+    table = SlotTable(SETTINGS)
+    for n in range(5):
+        proven(table, f"{n}.test")
+    assert [take(table, f"{n}.test", "shared.test") for n in range(5)].count(None) == 1
+
+
+def test_the_total_is_a_bound_for_all() -> None:
+    table = SlotTable(SlotSettings(max_connections=8, max_connections_per_destination=4))
+    for n in range(3):
+        proven(table, f"{n}.test")
+    assert [take(table, f"{n % 3}.test") for n in range(12)].count(None) == 4
+    assert table.in_use == 8
+
+
+def test_the_limit_grows_with_success_and_halves_with_failure() -> None:
+    table = SlotTable(SETTINGS)
+    limits = []
+    for _ in range(4):
+        table.succeeded("a.test", 0.0)
+        limits.append(table.limit("a.test", 0.0))
+    assert limits == [2, 3, 4, 4]
+    table.failed("a.test")
+    assert table.limit("a.test", 0.0) == 2
+    table.failed("never-seen.test")
+
+
+def test_slow_destinations_have_half_of_the_quarter() -> None:
+    table = SlotTable(SETTINGS)
+    for n in range(10):
+        table.gave_way(f"{n}.test")
+    assert [take(table, f"{n}.test") for n in range(10)].count(Standing.SLOW) == 5
+    assert take(table, "new.test") is Standing.NEW
+    table.succeeded("9.test", 0.0)
+    assert table.standing("9.test", 0.0) is Standing.PROVEN
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5), st.sampled_from(["take", "back", "ok", "bad"]))))
+def test_no_order_of_events_breaks_a_bound(events: list[tuple[int, int, str]]) -> None:
+    settings = SlotSettings(max_connections=12, max_connections_per_destination=3)
+    table = SlotTable(settings)
+    held: list[tuple[str, str, Standing]] = []
+    for number, mx, event in events:
+        destination, host = f"{number}.test", f"mx{mx}.test"
+        match event:
+            case "take":
+                standing = table.take(destination, host, 0.0)
+                held += [(destination, host, standing)] if standing else []
+            case "back" if held:
+                table.give_back(*held.pop(number % len(held)))
+            case "ok":
+                table.succeeded(destination, 0.0)
+            case _:
+                table.failed(destination)
+        assert table.in_use == len(held) <= 12
+        for one, where, _ in held:
+            assert sum(name == one for name, _, _ in held) <= 3
+            assert sum(host == where for _, host, _ in held) <= 3
+        assert sum(standing is not Standing.PROVEN for _, _, standing in held) <= settings.unproven
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def make_slots(patience: float = 60.0, connections: int = 8) -> Slots:
+    settings = SlotSettings(max_connections=connections, max_connections_per_destination=4)
+    return Slots(settings=settings, timer=Clock(), patience_seconds=patience)
+
+
+async def holder(
+    slots: Slots, destination: str, release: asyncio.Event, log: list[str], *, opens: bool = False
+) -> None:
+    try:
+        async with slots.hold(destination, f"mx.{destination}") as slot:
+            if opens:
+                slots.opened(slot)
+            log.append(f"+{destination}")
+            await release.wait()
+            log.append(f"-{destination}")
+    except GaveWayError:
+        log.append(f"!{destination}")
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_waiters_are_served_in_order_and_one_that_is_held_up_holds_up_nobody() -> None:
+    slots, log = make_slots(), list[str]()
+    gates = {name: asyncio.Event() for name in ("a1", "b1", "a2", "c1", "d1")}
+    async with asyncio.TaskGroup() as group:
+        for name in gates:  # two slots for all: a1 and b1 have them, a2 waits for a1 even longer
+            group.create_task(holder(slots, f"{name[0]}.test", gates[name], log))
+        await settled()
+        assert log == ["+a.test", "+b.test"]
+        gates["b1"].set()
+        await settled()
+        assert log[2:] == ["-b.test", "+c.test"]
+        for gate in gates.values():
+            gate.set()
+    assert sorted(log[4:]) == ["+a.test", "+d.test", "-a.test", "-a.test", "-c.test", "-d.test"]
+
+
+async def test_a_waiter_that_is_cancelled_leaves_the_line_and_takes_no_slot_along() -> None:
+    slots, log, gate = make_slots(connections=4), list[str](), asyncio.Event()
+    first = asyncio.create_task(holder(slots, "a.test", gate, log))
+    await settled()
+    second = asyncio.create_task(holder(slots, "b.test", gate, log))
+    third = asyncio.create_task(holder(slots, "c.test", gate, log))
+    await settled()
+    second.cancel()
+    gate.set()
+    await asyncio.gather(first, third)
+    assert log == ["+a.test", "-a.test", "+c.test", "-c.test"]
+    fourth = asyncio.create_task(holder(slots, "d.test", gate, log))
+    await asyncio.wait_for(fourth, 5)
+
+
+async def test_a_slot_granted_to_a_waiter_just_cancelled_goes_on_to_the_next() -> None:
+    slots, log, gate = make_slots(connections=4), list[str](), asyncio.Event()
+    first = asyncio.create_task(holder(slots, "a.test", gate, log))
+    await settled()
+    second = asyncio.create_task(holder(slots, "b.test", asyncio.Event(), log))
+    third = asyncio.create_task(holder(slots, "c.test", gate, log))
+    await settled()
+    gate.set()
+    await asyncio.sleep(0)  # first has given its slot back, which is second's now; second has not run yet
+    second.cancel()
+    await asyncio.wait_for(third, 5)
+    assert log == ["+a.test", "-a.test", "+c.test", "-c.test"]
+    await first
+
+
+async def test_a_new_destination_that_hangs_gives_way_to_another_that_waits() -> None:
+    slots, log, gate = make_slots(patience=0.01, connections=4), list[str](), asyncio.Event()
+    hanging = asyncio.create_task(holder(slots, "slow.test", asyncio.Event(), log))
+    await settled()
+    fresh = asyncio.create_task(holder(slots, "fresh.test", gate, log, opens=True))
+    await asyncio.wait_for(hanging, 5)
+    await settled()
+    assert log == ["+slow.test", "!slow.test", "+fresh.test"]
+    again = asyncio.create_task(holder(slots, "slow.test", gate, log))
+    await settled()
+    gate.set()
+    await asyncio.gather(fresh, again)
+
+
+async def test_nobody_gives_way_who_has_a_session_or_while_nobody_waits() -> None:
+    slots, log, gate = make_slots(patience=0.0, connections=4), list[str](), asyncio.Event()
+    opened = asyncio.create_task(holder(slots, "opened.test", gate, log, opens=True))
+    await settled()
+    waiting = asyncio.create_task(holder(slots, "fresh.test", gate, log))
+    await asyncio.sleep(0.02)
+    assert log == ["+opened.test"]
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    gate.set()
+    await opened
+    alone = asyncio.create_task(holder(slots, "alone.test", asyncio.Event(), log))
+    await asyncio.sleep(0.02)
+    assert log[-1] == "+alone.test"
+    alone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await alone
+
+
+async def test_a_time_out_of_the_body_is_its_own() -> None:
+    slots = make_slots()
+    with pytest.raises(TimeoutError):
+        async with slots.hold("a.test", "mx.a.test"):
+            raise TimeoutError
+    async with slots.hold("a.test", "mx.a.test"):
+        pass
