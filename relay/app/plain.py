@@ -84,7 +84,7 @@ def slot_settings(settings: Settings) -> SlotSettings:
 
 
 def timeouts(settings: Settings) -> Timeouts:
-    return Timeouts(**settings.delivery.timeouts.model_dump())
+    return Timeouts(**dict(settings.delivery.timeouts))
 
 
 def name_servers(settings: Settings) -> tuple[NameServer, ...]:

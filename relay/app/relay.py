@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from importlib.metadata import version
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, disable_created_metrics
@@ -27,6 +26,7 @@ from relay.app.operating import new_incarnation
 from relay.app.outbound import Outbound, build_outbound
 from relay.app.reload import need_restart
 from relay.app.state_dir import POLICY_FILE, QUEUE_FILE, StateDirLock
+from relay.app.version import version
 from relay.config import Settings
 from relay.delivery.dispatcher import Dispatcher, DispatchSettings
 from relay.delivery.notices import NoticeWriter
@@ -147,7 +147,7 @@ class Relay:
     def begin(self, group: asyncio.TaskGroup) -> None:
         """Begin all tasks, each of which takes the group down when it dies. To be called right after `open`."""
         assert self._admin is not None, "opened"
-        facts = (version("mta-sts-relay"), platform.python_version(), ssl.OPENSSL_VERSION)
+        facts = (version(), platform.python_version(), ssl.OPENSSL_VERSION)
         self.metrics.build_info.labels(*facts).set(1)
         self.metrics.start_time.set(self._clock.now().timestamp())
         self._group = group

@@ -1,0 +1,89 @@
+"""The process around the relay: signals, the service manager, and how it ends."""
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+from relay import events
+from relay.app.relay import Relay, running
+from relay.app.state_dir import StateDirError
+from relay.app.systemd import ServiceManager
+from relay.app.version import version
+from relay.config import ConfigError, Settings, load
+from relay.config.quantities import HostPort
+from relay.ingress.tls import CertificateError
+from relay.ingress.users import UsersFileError
+from relay.logs import LogOutput
+from relay.store.protocols import StoreError
+
+_CANNOT_START = (StateDirError, StoreError, CertificateError, UsersFileError, OSError, ValueError)
+
+
+async def serve(config: Path, settings: Settings, *, logs: LogOutput, manager: ServiceManager) -> bool:
+    """Run the relay until SIGTERM or SIGINT; SIGHUP reloads. False if it could not start or a task of it died."""
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue(16)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, _put, signals, number)
+    if settings.relay.hostname == Settings().relay.hostname:
+        events.hostname_is_example(settings.relay.hostname)
+    try:
+        async with running(settings) as relay:
+            _say_started(relay, config)
+            manager.say("READY=1")
+            reason = await _attend(relay, config, signals, logs, manager)
+            manager.say("STOPPING=1")
+            events.relay_stopping(reason)
+            began = time.monotonic()
+    except _CANNOT_START as error:
+        events.start_failed(str(error))
+        return False
+    except ExceptionGroup as group:
+        events.relay_died(group)
+        return False
+    events.relay_stopped(time.monotonic() - began)
+    return True
+
+
+def _put(signals: "asyncio.Queue[signal.Signals]", number: signal.Signals) -> None:
+    if not signals.full():
+        signals.put_nowait(number)
+
+
+def _say_started(relay: Relay, config: Path) -> None:
+    listeners = [str(HostPort(host, port)) for host, port in relay.listeners]
+    events.relay_started(version(), str(config), listeners, str(HostPort(*relay.http)))
+
+
+async def _attend(
+    relay: Relay, config: Path, signals: "asyncio.Queue[signal.Signals]", logs: LogOutput, manager: ServiceManager
+) -> str:
+    """Do what signals ask for, and tell the service manager that the loop still turns; return what ended it."""
+    interval = manager.watchdog_interval
+    while True:
+        try:
+            async with asyncio.timeout(interval.total_seconds() if interval else None):
+                number = await signals.get()
+        except TimeoutError:
+            manager.say("WATCHDOG=1")
+            continue
+        if number is not signal.SIGHUP:
+            return number.name
+        manager.say("RELOADING=1")
+        await reload(relay, config, logs)
+        manager.say("READY=1")
+
+
+async def reload(relay: Relay, config: Path, logs: LogOutput) -> None:
+    """Read the config file again; a file that cannot be used changes nothing, and the log says what is wrong."""
+    try:
+        settings = await asyncio.to_thread(load, config)
+        need_restart = await relay.reload(settings)
+    except (ConfigError, ValueError) as error:
+        problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
+        events.config_rejected(str(config), problems)
+        return
+    if need_restart is not None:
+        logs.configure(settings.log.format, settings.log.level)
+        events.config_reloaded(str(config), need_restart)

@@ -1,0 +1,188 @@
+"""check"""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relay.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, bad_news, settings_from, wrong_use
+
+if TYPE_CHECKING:
+    from policy.findings import Findings
+    from relay.app.looking import HostLook, Look
+    from relay.config import Settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: mta-sts-relay check bob@example.org --connect")(check)
+
+
+def check(
+    destination: Annotated[str, typer.Argument(metavar="DOMAIN|ADDRESS", help="Where the mail would go.")],
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Connect to the hosts, as far as the certificate.")
+    ] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """Say what the relay would do with mail for a domain: MX by MX, with policy, verdict and reason.
+
+    Exit status 1 if the mail would not be delivered now. No message is sent.
+    """
+    domain = _destination(destination)
+    settings = settings_from(config)
+    from relay.store.protocols import StoreError
+
+    try:
+        found = asyncio.run(_look(settings, domain, connect))
+    except StoreError as error:
+        bad_news(str(error))
+    if json:
+        from relay.cli.output import print_json
+
+        print_json(_facts(found))
+    else:
+        _print(found)
+    if not found.deliverable:
+        raise typer.Exit(1)
+
+
+async def _look(settings: "Settings", domain: str, connect: bool) -> "Look":
+    from relay.app.clock import SystemClock
+    from relay.app.looking import look, looking_outward
+
+    async with looking_outward(settings) as outbound:
+        return await look(outbound, domain, SystemClock().now(), connect=connect)
+
+
+def _destination(text: str) -> str:
+    from policy.names import InvalidNameError, parse_address_literal, to_domain
+
+    domain = text.rpartition("@")[2]
+    if parse_address_literal(domain):
+        return domain.lower()
+    try:
+        return to_domain(domain)
+    except InvalidNameError as error:
+        wrong_use(str(error))
+
+
+def _facts(found: "Look") -> dict[str, object]:
+    return {
+        "destination": found.destination,
+        "deliverable": found.deliverable,
+        "failure": found.failure,
+        "policy": _policy_facts(found.findings),
+        "hosts": [_host_facts(one) for one in found.hosts],
+    }
+
+
+def _policy_facts(findings: "Findings | None") -> dict[str, object] | None:
+    if findings is None:
+        return None
+    cached = findings.cached
+    return {
+        "result": findings.result,
+        "mode": cached.policy.mode if cached else None,
+        "id": cached.record_id if cached else None,
+        "mx": cached.policy.mx if cached else (),
+        "max_age": cached.policy.max_age if cached else None,
+        "fetched_at": cached.fetched_at if cached else None,
+        "expires_at": cached.expires_at if cached else None,
+        "problem": findings.problem,
+        "unknown": findings.unknown,
+        "defer_until": findings.defer_until,
+    }
+
+
+def _host_facts(one: "HostLook") -> dict[str, object]:
+    host, failure = one.host, one.host.failure
+    return {
+        "mx_host": host.name,
+        "port": host.port,
+        "addresses": host.where if isinstance(host.where, tuple) else (),
+        "level": host.level,
+        "mx_match": host.mx_match,
+        "usable": one.usable,
+        "failure": failure,
+        "connections": one.connections,
+    }
+
+
+def _print(found: "Look") -> None:
+    from relay.cli.output import print_table, say
+
+    _print_policy(found)
+    if found.failure is not None:
+        say(f"no way to deliver: {found.failure.detail}")
+    if found.hosts:
+        print_table(
+            ["host", "addresses", "demands", "verdict", "reason"],
+            [_row(one) for one in found.hosts],
+        )
+    for one in found.hosts:
+        _print_connections(one)
+    say("mail would be delivered" if found.deliverable else "mail would not be delivered now")
+
+
+def _print_policy(found: "Look") -> None:
+    from relay.cli.output import say, shown
+
+    findings = found.findings
+    if findings is None:
+        say(f"{found.destination}: no policy can apply")
+        return
+    if (cached := findings.cached) is not None:
+        policy = cached.policy
+        say(f"{found.destination}: policy {policy.mode.value}, id {cached.record_id} ({findings.result.value})")
+        fetched, until = shown(cached.fetched_at), shown(cached.expires_at)
+        say(f"  mx {', '.join(policy.mx) or '(none)'}; fetched {fetched}, until {until}")
+    else:
+        say(f"{found.destination}: no policy ({findings.result.value})")
+    if findings.problem is not None:
+        say(f"  policy problem: {findings.problem.result_type.value}: {findings.problem.detail}")
+    if findings.unknown is not None:
+        say(f"  _mta-sts is not known: {findings.unknown.detail}")
+    if findings.defer_until is not None:
+        say(f"  mail waits until {shown(findings.defer_until)} (mta_sts.unknown_grace)")
+
+
+_DEMANDS = {
+    "opportunistic": "TLS if offered",
+    "testing": "TLS if offered (testing)",
+    "verified": "verified TLS",
+}
+
+
+def _row(one: "HostLook") -> tuple[object, ...]:
+    from policy.requirement import Refusal
+
+    host, failure = one.host, one.host.failure
+    addresses = ", ".join(str(address) for address in host.where) if isinstance(host.where, tuple) else ""
+    if isinstance(host.verdict, Refusal):
+        return host.name, addresses, _DEMANDS[host.level.value], "refused", host.verdict.detail
+    if failure is not None:
+        return host.name, addresses, _DEMANDS[host.level.value], "not usable", failure.detail
+    failures = [look.failure.detail for look in one.connections if look.failure is not None]
+    verdict = "not usable" if not one.usable else "connected" if one.connections else "would be tried"
+    return host.name, addresses, _DEMANDS[host.level.value], verdict, "; ".join(failures)
+
+
+def _print_connections(one: "HostLook") -> None:
+    from relay.cli.output import say
+    from relay.cli.queue_views import tls_lines
+
+    for connection in one.connections:
+        say(f"{one.host.name} [{connection.address}]:{one.host.port}")
+        if connection.failure is not None:
+            phase = connection.phase.name.lower() if connection.phase else ""
+            say(f"  failed at {phase}: {connection.failure.detail}")
+            certificate = connection.failure.tls.certificate if connection.failure.tls else None
+            if certificate is not None:
+                say(f"  certificate names {', '.join(certificate.names) or '(none)'}, issuer {certificate.issuer}")
+        elif connection.facts is not None:
+            say(f"  security {connection.facts.security.value}")
+            for line in tls_lines(connection.facts.tls) if connection.facts.tls else ():
+                say(f"  {line}")
+            if (testing := connection.facts.testing_failure) is not None:
+                say(f"  mode testing, would have failed: {testing.reason}: {testing.detail}")
