@@ -318,6 +318,16 @@ async def test_silence_is_a_time_out_within_the_limit(bench: Bench) -> None:
     assert answer.reason is UnknownReason.TIMEOUT
 
 
+async def test_a_time_out_tells_what_each_name_server_said(bench: Bench) -> None:
+    bench.zone.rules["x.test", "TXT"] = silent
+    async with serving(Zone(rules={("x.test", "TXT"): failing(dns.rcode.REFUSED)})) as first:
+        answer = await bench.resolver(timeout=2, extra=(first,)).txt("x.test")
+    assert isinstance(answer, Unknown)
+    assert answer.reason is UnknownReason.TIMEOUT
+    assert f"@{first.port}: REFUSED" in answer.detail
+    assert f"@{bench.server.port}: " in answer.detail
+
+
 async def test_a_port_where_nobody_listens_is_unknown() -> None:
     async with serving(Zone()) as server:
         pass
