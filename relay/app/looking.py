@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from policy.findings import Findings
 from policy.requirement import Requirement
 from relay.app.clock import SystemClock
@@ -17,7 +15,7 @@ from relay.app.state_dir import POLICY_FILE
 from relay.config import Settings
 from relay.delivery.hosts import Host
 from relay.delivery.seam import HostError, SessionFacts, Target
-from relay.metrics import Metrics
+from relay.metrics import Metrics, process_registry
 from relay.queue.attempt import HostFailure, Phase
 from relay.queue.message import Envelope, Message
 from relay.store.sqlite.policies import SqlitePolicyStore
@@ -91,7 +89,7 @@ async def looking_outward(settings: Settings) -> AsyncIterator[Outbound]:
     with tempfile.TemporaryDirectory(prefix="mta-sts-relay-") as elsewhere:
         file = settings.relay.state_dir / POLICY_FILE
         async with policies_in(file if file.exists() else Path(elsewhere) / POLICY_FILE) as store:
-            metrics = Metrics(CollectorRegistry())
+            metrics = Metrics(process_registry())
             outbound = build_outbound(settings, policy_store=store, clock=SystemClock(), metrics=metrics)
             try:
                 yield outbound

@@ -12,8 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, disable_created_metrics
-
 from policy.refresh import PolicyRefresher
 from relay import events
 from relay.admin.endpoints import endpoints
@@ -34,7 +32,7 @@ from relay.delivery.slots import Slots
 from relay.delivery.tally import Tally
 from relay.delivery.worker import DeliveryWorker
 from relay.ingress.listener import Listeners
-from relay.metrics import Metrics
+from relay.metrics import Metrics, process_registry
 from relay.queue.ids import QueueIds
 from relay.store.sqlite.policies import SqlitePolicyStore
 from relay.store.sqlite.queue import SqliteQueueStore
@@ -51,7 +49,7 @@ class Relay:
     def __init__(self, settings: Settings, *, store: SqliteQueueStore, policies: SqlitePolicyStore) -> None:
         """Raises CertificateError, UsersFileError or ValueError if it cannot be built."""
         self.settings = settings
-        self.registry = CollectorRegistry()
+        self.registry = process_registry()
         self.metrics = Metrics(self.registry)
         self.phase = "starting"
         self._store = store
@@ -119,8 +117,6 @@ class Relay:
         return NoticeWriter(store=self._store, settings=plain.notice_settings(self.settings), new_id=self._new_id)
 
     def _build_admin(self) -> AdminServer:
-        ProcessCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
         app = endpoints(
             registry=self.registry,
             readiness=self._health.reasons_not_ready,
@@ -242,7 +238,6 @@ async def running(settings: Settings) -> AsyncIterator[Relay]:
     Raises StateDirError, StoreError, OSError, CertificateError, UsersFileError or ValueError if it cannot start.
     Leaving, however it comes to it, stops the relay in order; the files are closed last.
     """
-    disable_created_metrics()  # type: ignore[no-untyped-call]
     state_dir = settings.relay.state_dir
     async with AsyncExitStack() as exits:
         exits.enter_context(StateDirLock(state_dir))

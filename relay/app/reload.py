@@ -1,4 +1,4 @@
-"""What a reload of the settings can change, and what has to wait for a restart. **Pure.**"""
+"""What a reload of the settings can change, and what has to wait for a restart."""
 
 from collections.abc import Callable, Iterator
 
