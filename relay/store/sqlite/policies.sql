@@ -1,0 +1,21 @@
+-- The policy cache (RFC 8461 §3.3, §10.2), version 1. Times are microseconds since 1970-01-01 UTC.
+
+-- What is known of one policy domain. policy_text is the file as it was served; expires_at follows from its max_age.
+CREATE TABLE policies (
+    policy_domain TEXT PRIMARY KEY,
+    record_id     TEXT,
+    policy_text   BLOB,
+    fetched_at    INTEGER,
+    expires_at    INTEGER,
+    failed_id     TEXT,
+    result_type   TEXT,
+    detail        TEXT,
+    failed_at     INTEGER,
+    failing_since INTEGER,
+    unknown_since INTEGER,
+    CHECK ((policy_text IS NULL) = (fetched_at IS NULL) AND (policy_text IS NULL) = (expires_at IS NULL)),
+    CHECK ((failed_at IS NULL) = (failed_id IS NULL) AND (failed_at IS NULL) = (result_type IS NULL)),
+    CHECK (policy_text IS NOT NULL OR failed_at IS NOT NULL OR unknown_since IS NOT NULL)
+) STRICT;
+
+CREATE INDEX policies_fetched ON policies (fetched_at) WHERE fetched_at IS NOT NULL;
