@@ -34,13 +34,19 @@ _MX_NOT_IN_POLICY = TlsFailure(
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Connection:
-    """An open connection that meets its target's requirement, and what it has carried so far."""
+    """An open connection that meets its target's requirement, and what the pool notes of it.
+
+    `waits_since` (loop time) while nobody has it; `timer` is then set, and may still be while somebody does.
+    """
 
     target: Target
     link: Link
     facts: SessionFacts
     transactions: int = 0
     domains: set[str] = field(default_factory=set)
+    may_carry: int = 1
+    waits_since: float | None = None
+    timer: asyncio.TimerHandle | None = None
 
 
 class Connector:

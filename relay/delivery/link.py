@@ -99,9 +99,10 @@ class Link:
         self.phase = Phase.STARTTLS
         self.offered = Extensions()
         limit = self._timeouts.starttls.total_seconds()
+        if not server_name:
+            # asyncio takes "" for None, and OpenSSL then checks no name, whatever the context says.
+            raise LinkError(FailureKind.HANDSHAKE, "there is no name to check the certificate for")
         try:
-            if not server_name:
-                raise ValueError("there is no name to check the certificate for")  # asyncio would check none
             await self._client.starttls(tls_context=context, server_hostname=server_name, timeout=limit)
         except SMTPResponseException as error:
             reply = as_reply(error.code, error.message)

@@ -41,8 +41,9 @@ class ConnectionPool:
         self._connection_idle = connection_idle
         self._max_messages = max_messages_per_connection
         self._max_idle = max_idle
-        self._idle: dict[Target, dict[Connection, asyncio.TimerHandle]] = {}
-        self._idle_count = 0
+        # Lists may be empty, but go with the last connection of their target.
+        self._waiting: dict[Target, list[Connection]] = {}
+        self._waiting_count = 0
         self._closing = False
 
     def open(self, target: Target) -> "LentSession":
@@ -51,23 +52,19 @@ class ConnectionPool:
     async def close(self) -> None:
         """Leave all connections, with QUIT to those that wait for mail; bounded by QUIT_LIMIT."""
         self._closing = True
-        for waiting in tuple(self._idle.values()):
-            for connection in tuple(waiting):
-                self._take_out(connection)
-                connection.link.leave()
         await self._connector.close()
 
     # For the lent sessions.
 
     async def obtain(self, target: Target) -> Connection:
         """Return the connection that waited least, or a fresh one. Raises HostError."""
-        waiting = self._idle.get(target)
+        waiting = self._waiting.get(target)
         while waiting:
-            connection = next(reversed(waiting))
-            self._take_out(connection)
+            connection = waiting.pop()
+            self._waiting_count -= 1
+            connection.waits_since = None
             if connection.link.usable:
                 return connection
-            connection.link.abort()
         return await self.open_fresh(target)
 
     async def open_fresh(self, target: Target) -> Connection:
@@ -80,17 +77,16 @@ class ConnectionPool:
         self._metrics.pool_opened.labels("ok").inc()
         self._metrics.pool_open.inc()
         connection.link.closed.add_done_callback(lambda _closed: self._lost(connection))
+        connection.may_carry = min(self._max_messages, connection.link.offered.mail_max or self._max_messages)
         return connection
 
     def fits(self, connection: Connection, parcel: Parcel) -> bool:
         """Whether the connection may carry this parcel too (RFC 9422 §4.1, §4.3)."""
-        offered = connection.link.offered
-        domain = _domain(parcel)
-        domains = offered.rcpt_domain_max
+        domains = connection.link.offered.rcpt_domain_max
         return (
             connection.link.usable
-            and connection.transactions < min(self._max_messages, offered.mail_max or self._max_messages)
-            and (domains is None or domain in connection.domains or len(connection.domains) < domains)
+            and connection.transactions < connection.may_carry
+            and (domains is None or len(connection.domains) < domains or _domain(parcel) in connection.domains)
         )
 
     def begin(self, connection: Connection, parcel: Parcel) -> Transaction:
@@ -110,31 +106,43 @@ class ConnectionPool:
 
     def give_back(self, connection: Connection) -> None:
         """Keep the connection if it is clean and may carry more, else leave it."""
-        offered = connection.link.offered
-        spent = connection.transactions >= min(self._max_messages, offered.mail_max or self._max_messages)
-        if self._closing or spent or self._idle_count >= self._max_idle or not connection.link.usable:
+        spent = connection.transactions >= connection.may_carry
+        if spent or self._closing or self._waiting_count >= self._max_idle or not connection.link.usable:
             connection.link.leave()
             return
-        timer = asyncio.get_running_loop().call_later(self._connection_idle.total_seconds(), self._expire, connection)
-        self._idle.setdefault(connection.target, {})[connection] = timer
-        self._idle_count += 1
+        loop = asyncio.get_running_loop()
+        connection.waits_since = loop.time()
+        if connection.timer is None:
+            connection.timer = loop.call_later(self._connection_idle.total_seconds(), self._look_at, connection)
+        self._waiting.setdefault(connection.target, []).append(connection)
+        self._waiting_count += 1
+
+    def _look_at(self, connection: Connection) -> None:
+        """Leave a connection that has waited long enough. One timer serves many uses: it looks, and is set again."""
+        connection.timer = None
+        if connection.waits_since is None:
+            return
+        loop = asyncio.get_running_loop()
+        end = connection.waits_since + self._connection_idle.total_seconds()
+        if loop.time() < end:
+            connection.timer = loop.call_at(end, self._look_at, connection)
+        else:
+            self._take_out(connection)
+            connection.link.leave()
 
     def _take_out(self, connection: Connection) -> None:
-        waiting = self._idle.get(connection.target, {})
-        timer = waiting.pop(connection, None)
-        if timer is not None:
-            timer.cancel()
-            self._idle_count -= 1
-        if not waiting:
-            self._idle.pop(connection.target, None)
-
-    def _expire(self, connection: Connection) -> None:
-        self._take_out(connection)
-        connection.link.leave()
+        if connection.waits_since is not None:
+            connection.waits_since = None
+            self._waiting[connection.target].remove(connection)
+            self._waiting_count -= 1
 
     def _lost(self, connection: Connection) -> None:
         self._metrics.pool_open.dec()
         self._take_out(connection)
+        if connection.timer is not None:
+            connection.timer.cancel()
+        if not self._waiting.get(connection.target, True):
+            del self._waiting[connection.target]
 
 
 class LentSession:

@@ -16,6 +16,7 @@ from aiosmtplib import SMTP
 from aiosmtplib.protocol import SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
+from relay.delivery.deadline import Deadline
 from relay.delivery.replies import ReplyError, ReplyParser, clean
 from relay.queue.attempt import FailureKind
 from relay.status import Reply
@@ -49,11 +50,13 @@ class ReplyProtocol(SMTPProtocol):
         self._replies: deque[Reply] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
+        self._late = False
+        self._deadline = Deadline(self._too_late)
 
     @property
     def usable(self) -> bool:
         """Whether commands can still be given and replies come."""
-        return not (self.fault or self._ended or self.leaving)
+        return not (self.fault or self._ended or self._late or self.leaving)
 
     async def reply(self, limit: timedelta) -> Reply:
         """Return the next reply owed. Raises LinkError: TIMEOUT, BROKEN_OFF or PROTOCOL."""
@@ -62,15 +65,16 @@ class ReplyProtocol(SMTPProtocol):
                 raise self.fault
             if self._ended:
                 raise broken_off()
-            self._waiter = self._loop.create_future()
-            try:
-                async with asyncio.timeout(limit.total_seconds()):
-                    await self._waiter
-            except TimeoutError:
+            if self._late:
                 detail = f"the host did not answer within {limit.total_seconds():g} s"
-                raise LinkError(FailureKind.TIMEOUT, detail) from None
+                raise LinkError(FailureKind.TIMEOUT, detail)
+            self._waiter = self._loop.create_future()
+            self._deadline.set(limit)
+            try:
+                await self._waiter
             finally:
                 self._waiter = None
+                self._deadline.clear()
         return self._replies.popleft()
 
     async def drain(self, limit: timedelta) -> None:
@@ -136,6 +140,7 @@ class ReplyProtocol(SMTPProtocol):
         if self.closed.done():
             return
         self._ended = True
+        self._deadline.close()
         self.closed.set_result(None)
         super().connection_lost(exc)
         self._wake()
@@ -143,6 +148,10 @@ class ReplyProtocol(SMTPProtocol):
     def _give_up(self, why: str) -> None:
         self.fault = LinkError(FailureKind.PROTOCOL, why)
         self.abort()
+        self._wake()
+
+    def _too_late(self) -> None:
+        self._late = True
         self._wake()
 
     def _unwritten(self) -> int:

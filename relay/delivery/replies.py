@@ -17,7 +17,7 @@ MAX_TEXT = 500
 MAX_TEXT_IN_ALL = 8192
 """Characters kept of a line, and of all lines of a reply; what is beyond is dropped."""
 
-_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])([^\n]*))?")
+_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])([^\n]*))?\r\n")
 
 
 class ReplyError(Exception):
@@ -59,34 +59,34 @@ class ReplyParser:
 
     def _line(self, line: bytes) -> Reply | None:
         """Take one line with its ending; return the reply if it is the last one of it."""
-        self._octets += len(line)
-        if len(line) > MAX_LINE:
-            raise ReplyError(f"a reply line of more than {MAX_LINE} octets")
-        if not line.endswith(b"\r\n"):
-            raise ReplyError(f"a reply line that a bare LF ends: {clean(line[:-1])}")
-        match = _LINE.fullmatch(line, 0, len(line) - 2)
-        if match is None:
-            raise ReplyError(f"not a reply: {clean(line[:-2])}")
+        match = _LINE.fullmatch(line)
+        if match is None or len(line) > MAX_LINE:
+            raise ReplyError(_what_is_wrong(line))
         code, separator, text = match.groups(b"")
         if self._code and code != self._code:
             raise ReplyError(f"a reply that begins with {self._code.decode()} and goes on with {code.decode()}")
-        self._keep(clean(text))
-        if separator != b"-":
-            return self._finish(code)
-        self._code = code
-        if len(self._lines) >= MAX_LINES or self._octets > MAX_REPLY:
+        line_text = clean(text)
+        if separator != b"-" and not self._code:
+            return Reply(int(code), (line_text,))
+        self._lines.append(line_text[: max(0, MAX_TEXT_IN_ALL - self._characters)])
+        self._characters += len(line_text)
+        self._octets += len(line)
+        if len(self._lines) + (separator == b"-") > MAX_LINES or self._octets > MAX_REPLY:
             raise ReplyError(f"a reply of more than {MAX_LINES} lines or {MAX_REPLY} octets")
-        return None
-
-    def _keep(self, text: str) -> None:
-        room = MAX_TEXT_IN_ALL - self._characters
-        self._characters += len(text)
-        self._lines.append(text[: max(0, room)])
-
-    def _finish(self, code: bytes) -> Reply:
+        if separator == b"-":
+            self._code = code
+            return None
         lines = tuple(self._lines)
         self._code, self._lines, self._octets, self._characters = b"", [], 0, 0
         return Reply(int(code), lines)
+
+
+def _what_is_wrong(line: bytes) -> str:
+    if len(line) > MAX_LINE:
+        return f"a reply line of more than {MAX_LINE} octets"
+    if not line.endswith(b"\r\n"):
+        return f"a reply line that a bare LF ends: {clean(line[:-1])}"
+    return f"what is not a reply: {clean(line[:-2])}"
 
 
 def clean(octets: bytes) -> str:

@@ -1,6 +1,7 @@
 """One transaction: who gets which reply, what is sent to whom, and what is never sent."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -639,3 +640,39 @@ async def test_cancelling_closes_the_connection(phase: str) -> None:
             await sending
         await at.host.ended.wait_for(1)
         assert at.metric("pool_open_connections") == 0
+
+
+@pytest.mark.rfc("5321-4.5.3.2-f")
+async def test_l15_k9_large_messages_pass_through_without_staying() -> None:
+    """Ten messages of 26 MB at once, to hosts that read them slowly enough for any buffer to fill."""
+    block = (b"x" * 62 + b"\r\n") * 1024
+    blocks = 26 * 16
+    taken: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await greet(reader, writer, "PIPELINING")
+        await reader.readuntil(b"DATA\r\n")
+        await say(writer, "250 ok\r\n250 ok\r\n354 go\r\n")
+        octets, end = 0, b""
+        while end != b"\r\n.\r\n":
+            chunk = await reader.read(65536)
+            octets, end = octets + len(chunk), (end + chunk)[-5:]
+        taken.append(octets - len(b".\r\n"))
+        await say(writer, "250 taken\r\n")
+        await reader.read()
+
+    async def content() -> AsyncIterator[bytes]:
+        for _ in range(blocks):
+            yield block
+
+    letter = message(size=len(block) * blocks)
+    async with world(server=serve) as at:
+        tracemalloc.start()
+        try:
+            results = await asyncio.gather(*(at.send(parcel(content=content, letter=letter)) for _ in range(10)))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert [codes(result) for result in results] == [{1: 250}] * 10
+    assert taken == [letter.size] * 10
+    assert peak < 16 * 1024 * 1024
