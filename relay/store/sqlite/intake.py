@@ -1,28 +1,40 @@
 """Writes that take messages in: whole ones, and big content piece by piece. Each runs inside one transaction."""
 
+import json
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from relay.queue.message import Job, Lease, NewMessage, NewRecipient, Recipient, StoredContent
+from relay.queue.message import Job, Lease, Message, NewMessage, NewRecipient, Recipient, StoredContent
 from relay.store.protocols import StoreError
+from relay.store.sqlite.bulk import Bulk
 from relay.store.sqlite.ids import RowIds
-from relay.store.sqlite.rows import MESSAGE_COLUMNS, MESSAGE_WIDTH, committed, message_values, notify_text
+from relay.store.sqlite.rows import MESSAGE_COLUMNS, MESSAGE_WIDTH, Row, committed, message_values, notify_text
 
 CHUNK_SIZE = 256 * 1024
 HANDED_OVER_BYTES = 1024 * 1024
 """Jobs leased at once carry content up to this size in memory."""
 
-_INSERT_MESSAGE = (
-    f"INSERT INTO messages ({MESSAGE_COLUMNS.replace('messages.', '')}, id, content_id, open_jobs) "  # noqa: S608  constants
-    f"VALUES ({', '.join('?' * (MESSAGE_WIDTH + 3))})"
+_INSERT_MESSAGES = Bulk(
+    f"INSERT INTO messages ({MESSAGE_COLUMNS.replace('messages.', '')}, id, content_id, open_jobs)", MESSAGE_WIDTH + 3
 )
-_INSERT_JOB = (
+_INSERT_JOBS = Bulk(
     "INSERT INTO jobs (id, message_id, destination, state, waiting, size, accepted_at, next_attempt_at, "
-    "attempts, fence, leased_by, leased_until, counted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "attempts, fence, counted, leased_by, leased_until)",
+    13,
 )
-_INSERT_RECIPIENT = "INSERT INTO recipients (job_id, id, forward_path, notify, orcpt) VALUES (?, ?, ?, ?, ?)"
-_INSERT_CHUNK = "INSERT INTO chunks (id, data) VALUES (?, ?)"
-_LEASABLE = "SELECT NOT paused AND cooled_until <= ?1 AND ifnull(due_at > ?1, 1) FROM destinations WHERE name = ?2"
+_INSERT_RECIPIENTS = Bulk("INSERT INTO recipients (job_id, id, forward_path, notify, orcpt)", 5)
+_INSERT_CHUNKS = Bulk("INSERT INTO chunks (id, data)", 2)
+_SELECT_BLOCKED = (
+    "SELECT name FROM destinations WHERE name IN (SELECT value FROM json_each(?1)) "
+    "AND (paused OR cooled_until > ?2 OR due_at <= ?2)"
+)
+_INSERT_NAMELESS = "INSERT INTO nameless (content_id, incarnation, size, touched_at) VALUES (?, ?, ?, ?)"
+
+
+_NO_LEASE: Row = (0, 0, 0, None, None)
+"""attempts, fence, counted, leased_by, leased_until"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,126 +45,61 @@ class LeaseTerms:
     until: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A message that comes in at `now`; its jobs at the destinations in `lease` may be leased at once."""
+
+    new: NewMessage
+    now: int
+    terms: LeaseTerms
+    lease: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What a batch of messages comes to."""
+
+    messages: list[Row] = field(default_factory=list)
+    jobs: list[Row] = field(default_factory=list)
+    recipients: list[Row] = field(default_factory=list)
+    chunks: list[tuple[int, Any]] = field(default_factory=list)
+
+
 def chunk_key(content_id: int, number: int = 0) -> int:
     """The key of a piece of content; the pieces of one content are the keys up to the next content's first."""
     return content_id << 20 | number
 
 
-def insert_message(
-    connection: sqlite3.Connection,
-    ids: RowIds,
-    new: NewMessage,
-    now: int,
-    terms: LeaseTerms,
-    lease: frozenset[str] = frozenset(),
-) -> list[Job]:
-    """Commit a message with its jobs; lease those at the destinations named, where nothing stands before them."""
-    by_destination: dict[str, list[NewRecipient]] = {}
-    for recipient in new.recipients:
-        by_destination.setdefault(recipient.destination, []).append(recipient)
-    next_id = ids.take(connection, 2 + len(by_destination) + len(new.recipients))
-    message_id, content_id = next_id, next_id + 1
-    next_id += 2
-    if isinstance(new.content, bytes):
-        insert_content(connection, content_id, new.content)
-    else:
-        content_id = _name_content(connection, new.content, terms.incarnation)
-    message = committed(new, now)
-    connection.execute(_INSERT_MESSAGE, (*message_values(message), message_id, content_id, len(by_destination)))
-    jobs: list[Job] = []
-    for destination, recipients in by_destination.items():
-        leased = destination in lease and _leasable(connection, destination, now)
-        job_id = next_id
-        next_id += 1 + len(recipients)
-        holder = (terms.incarnation, terms.until) if leased else (None, None)
-        state = "leased" if leased else "queued"
-        connection.execute(
-            _INSERT_JOB,
-            (
-                job_id,
-                message_id,
-                destination,
-                state,
-                len(recipients),
-                new.size,
-                now,
-                now,
-                leased,
-                leased,
-                *holder,
-                leased,
-            ),
-        )
-        connection.executemany(
-            _INSERT_RECIPIENT,
-            [(job_id, job_id + n, r.forward_path, notify_text(r.notify), r.orcpt) for n, r in enumerate(recipients, 1)],
-        )
-        if leased:
-            jobs.append(
-                Job(
-                    id=job_id,
-                    message=message,
-                    destination=destination,
-                    recipients=tuple(
-                        Recipient(id=job_id + n, forward_path=r.forward_path, notify=r.notify, orcpt=r.orcpt)
-                        for n, r in enumerate(recipients, 1)
-                    ),
-                    attempts=1,
-                    lease=Lease(fence=1, incarnation=terms.incarnation),
-                    content=new.content if isinstance(new.content, bytes) and new.size <= HANDED_OVER_BYTES else None,
-                )
-            )
-    return jobs
-
-
-def insert_content(connection: sqlite3.Connection, content_id: int, content: bytes, first: int = 0) -> int:
-    """Write content in pieces, numbered from `first`; return the number after the last one."""
-    if len(content) <= CHUNK_SIZE:
-        connection.execute(_INSERT_CHUNK, (chunk_key(content_id, first), content))
-        return first + 1
-    pieces = memoryview(content)
-    number = first
-    for start in range(0, len(content), CHUNK_SIZE):
-        connection.execute(_INSERT_CHUNK, (chunk_key(content_id, number), pieces[start : start + CHUNK_SIZE]))
-        number += 1
-    return number
+def insert_messages(connection: sqlite3.Connection, ids: RowIds, arrivals: Sequence[Arrival]) -> list[list[Job]]:
+    """Commit messages with their jobs; lease those that may be, and return them for each message."""
+    blocked = _blocked(connection, arrivals)
+    rows = _Rows()
+    leased = [_add_message(connection, ids, rows, arrival, blocked) for arrival in arrivals]
+    _INSERT_MESSAGES.run(connection, rows.messages)
+    _INSERT_JOBS.run(connection, rows.jobs)
+    _INSERT_RECIPIENTS.run(connection, rows.recipients)
+    _INSERT_CHUNKS.run(connection, rows.chunks)
+    return leased
 
 
 def begin_upload(connection: sqlite3.Connection, ids: RowIds, incarnation: str, now: int) -> int:
     """Return the id of a new content that no message names."""
     content_id = ids.take(connection, 1)
-    connection.execute(
-        "INSERT INTO nameless (content_id, incarnation, size, touched_at) VALUES (?, ?, 0, ?)",
-        (content_id, incarnation, now),
-    )
+    connection.execute(_INSERT_NAMELESS, (content_id, incarnation, 0, now))
     return content_id
 
 
 def append_upload(
     connection: sqlite3.Connection, content_id: int, incarnation: str, piece: bytes, number: int, now: int
-) -> int:
-    """Add a piece; return the number of the next. Raises StoreError if the upload was swept away."""
+) -> None:
+    """Add a piece. Raises StoreError if the upload was swept away."""
     touched = connection.execute(
         "UPDATE nameless SET touched_at = ?, size = size + ? WHERE content_id = ? AND incarnation = ?",
         (now, len(piece), content_id, incarnation),
     )
     if touched.rowcount != 1:
         raise StoreError("the upload is gone")
-    return insert_content(connection, content_id, piece, number)
-
-
-def discard_content(connection: sqlite3.Connection, content_id: int, size: int) -> None:
-    """Remove content; a big one is only made nameless, and swept in bounded steps."""
-    if size <= HANDED_OVER_BYTES:
-        connection.execute(
-            "DELETE FROM chunks WHERE id >= ? AND id < ?", (chunk_key(content_id), chunk_key(content_id + 1))
-        )
-    else:
-        connection.execute(
-            "INSERT INTO nameless (content_id, incarnation, size, touched_at) VALUES (?, '', ?, 0) "
-            "ON CONFLICT (content_id) DO UPDATE SET incarnation = ''",
-            (content_id, size),
-        )
+    _INSERT_CHUNKS.run(connection, [(chunk_key(content_id, number), piece)])
 
 
 def discard_upload(connection: sqlite3.Connection, content_id: int, incarnation: str) -> None:
@@ -160,6 +107,75 @@ def discard_upload(connection: sqlite3.Connection, content_id: int, incarnation:
     connection.execute(
         "UPDATE nameless SET incarnation = '' WHERE content_id = ? AND incarnation = ?", (content_id, incarnation)
     )
+
+
+def discard_contents(connection: sqlite3.Connection, contents: Sequence[tuple[int, int]]) -> None:
+    """Remove contents (id, size) that no message names any more; a big one is swept later, in bounded steps."""
+    keys: list[int] = []
+    for content_id, size in contents:
+        if size <= HANDED_OVER_BYTES:
+            keys += [chunk_key(content_id, number) for number in range(pieces(size))]
+        else:
+            connection.execute(_INSERT_NAMELESS, (content_id, "", size, 0))
+    connection.execute("DELETE FROM chunks WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(keys),))
+
+
+def pieces(size: int) -> int:
+    """In how many pieces content of this size is kept: all full but the last."""
+    return -(-size // CHUNK_SIZE)
+
+
+def _blocked(connection: sqlite3.Connection, arrivals: Sequence[Arrival]) -> set[str]:
+    """Destinations at which something stands before new mail, of those where it would be leased."""
+    wanted = {destination for arrival in arrivals for destination in arrival.lease}
+    if not wanted:
+        return set()
+    now = max(arrival.now for arrival in arrivals)
+    return {row[0] for row in connection.execute(_SELECT_BLOCKED, (json.dumps(list(wanted)), now))}
+
+
+def _add_message(
+    connection: sqlite3.Connection, ids: RowIds, rows: _Rows, arrival: Arrival, blocked: set[str]
+) -> list[Job]:
+    new = arrival.new
+    by_destination: dict[str, list[NewRecipient]] = {}
+    for recipient in new.recipients:
+        by_destination.setdefault(recipient.destination, []).append(recipient)
+    row_id = ids.take(connection, 2 + len(by_destination) + len(new.recipients))
+    content_id = _add_content(connection, rows, row_id + 1, arrival)
+    message = committed(new, arrival.now)
+    rows.messages.append((*message_values(message, arrival.now), row_id, content_id, len(by_destination)))
+    message_id, job_id = row_id, row_id + 2
+    leased: list[Job] = []
+    lease: Row
+    for destination, recipients in by_destination.items():
+        if destination in arrival.lease and destination not in blocked:
+            leased.append(_leased_job(job_id, message, destination, recipients, arrival))
+            state, lease = "leased", (1, 1, 1, arrival.terms.incarnation, arrival.terms.until)
+        else:
+            blocked.add(destination)
+            state, lease = "queued", _NO_LEASE
+        times = (arrival.now, arrival.now)
+        rows.jobs.append((job_id, message_id, destination, state, len(recipients), new.size, *times, *lease))
+        for number, r in enumerate(recipients, 1):
+            rows.recipients.append((job_id, job_id + number, r.forward_path, notify_text(r.notify), r.orcpt))
+        job_id += 1 + len(recipients)
+    return leased
+
+
+def _add_content(connection: sqlite3.Connection, rows: _Rows, content_id: int, arrival: Arrival) -> int:
+    """Note the pieces of content under the id given, or take the id under which it was uploaded."""
+    content = arrival.new.content
+    if isinstance(content, StoredContent):
+        return _name_content(connection, content, arrival.terms.incarnation)
+    if len(content) <= CHUNK_SIZE:
+        rows.chunks.append((chunk_key(content_id), content))
+        return content_id
+    view = memoryview(content)
+    for number in range(pieces(len(content))):
+        piece = view[number * CHUNK_SIZE : (number + 1) * CHUNK_SIZE]
+        rows.chunks.append((chunk_key(content_id, number), piece))
+    return content_id
 
 
 def _name_content(connection: sqlite3.Connection, content: StoredContent, incarnation: str) -> int:
@@ -172,6 +188,21 @@ def _name_content(connection: sqlite3.Connection, content: StoredContent, incarn
     return content.content_id
 
 
-def _leasable(connection: sqlite3.Connection, destination: str, now: int) -> bool:
-    row = connection.execute(_LEASABLE, (now, destination)).fetchone()
-    return row is None or bool(row[0])
+def _leased_job(
+    job_id: int, message: Message, destination: str, recipients: Sequence[NewRecipient], arrival: Arrival
+) -> Job:
+    content = arrival.new.content
+    return Job(
+        id=job_id,
+        message=message,
+        destination=destination,
+        recipients=tuple(
+            [
+                Recipient(id=job_id + number, forward_path=r.forward_path, notify=r.notify, orcpt=r.orcpt)
+                for number, r in enumerate(recipients, 1)
+            ]
+        ),
+        attempts=1,
+        lease=Lease(fence=1, incarnation=arrival.terms.incarnation),
+        content=content if isinstance(content, bytes) and len(content) <= HANDED_OVER_BYTES else None,
+    )

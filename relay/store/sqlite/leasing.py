@@ -1,24 +1,32 @@
 """Writes that lease jobs and take leases back. Each runs inside one transaction."""
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from datetime import timedelta
 
-from relay.queue.message import HoldReason, Job, Lease
+from relay.queue.message import HoldReason, Job, Lease, Recipient
 from relay.store.protocols import LeaseLostError
 from relay.store.sqlite.intake import LeaseTerms
 from relay.store.sqlite.rows import MESSAGE_COLUMNS, MESSAGE_WIDTH, Row, message, recipient
 
 _JOB_COLUMNS = "jobs.id, jobs.destination, jobs.attempts, jobs.fence, jobs.held_us, jobs.held_at, jobs.delay_notified"
-_SELECT_JOB = f"SELECT {MESSAGE_COLUMNS}, {_JOB_COLUMNS} FROM jobs JOIN messages ON messages.id = jobs.message_id"  # noqa: S608  constants
+_FROM_CHOSEN = "CROSS JOIN jobs ON jobs.id = chosen.value CROSS JOIN messages ON messages.id = jobs.message_id"
+# All rows in one, as JSON, so that they come in one step (see bulk.py).
+_SELECT_CHOSEN = f"SELECT json_group_array(json_array({MESSAGE_COLUMNS}, {_JOB_COLUMNS})) FROM"
 SELECT_DUE = (
-    f"{_SELECT_JOB} WHERE jobs.destination = ? AND jobs.state = 'queued' AND jobs.next_attempt_at <= ? "
-    "ORDER BY jobs.next_attempt_at, jobs.id LIMIT ?"
+    f"{_SELECT_CHOSEN} (SELECT id AS value FROM jobs WHERE destination = ? AND state = 'queued' "  # noqa: S608  constants
+    f"AND next_attempt_at <= ? ORDER BY next_attempt_at, id LIMIT ?) AS chosen {_FROM_CHOSEN}"
+)
+_SELECT_BY_ID = f"{_SELECT_CHOSEN} json_each(?) AS chosen {_FROM_CHOSEN} WHERE jobs.state IN ('queued', 'held')"
+SELECT_RECIPIENTS = (
+    "SELECT json_group_array(json_array(job_id, recipients.id, forward_path, notify, orcpt)) "
+    "FROM json_each(?) AS chosen CROSS JOIN recipients ON recipients.job_id = chosen.value WHERE state = 'waiting'"
 )
 _IS_DUE = "SELECT 1 FROM destinations WHERE name = ? AND due_at <= ?"
 _LEASE = (
     "UPDATE jobs SET state = 'leased', attempts = attempts + ?1, counted = ?1, fence = fence + 1, leased_by = ?2, "
-    "leased_until = ?3 WHERE id = ?4 AND state IN ('queued', 'held')"
+    "leased_until = ?3 WHERE id IN (SELECT value FROM json_each(?4)) AND state IN ('queued', 'held')"
 )
 _RETURN = (
     "UPDATE jobs SET state = iif(hold_reason IS NULL, 'queued', 'held'), attempts = attempts - counted, counted = 0, "
@@ -47,16 +55,12 @@ def claim(connection: sqlite3.Connection, destination: str, limit: int, now: int
     """Lease due jobs of a destination that is neither paused nor cooled down, and count their attempts."""
     if connection.execute(_IS_DUE, (destination, now)).fetchone() is None:
         return []
-    return _lease(
-        connection, connection.execute(SELECT_DUE, (destination, now, limit)).fetchall(), now, terms, counted=1
-    )
+    return _lease(connection, _rows(connection, SELECT_DUE, (destination, now, limit)), now, terms, counted=1)
 
 
 def claim_by_id(connection: sqlite3.Connection, ids: Sequence[int], now: int, terms: LeaseTerms) -> list[Job]:
     """Lease queued or held jobs uncounted, in order to drop them."""
-    query = f"{_SELECT_JOB} WHERE jobs.id = ? AND jobs.state IN ('queued', 'held')"
-    rows = [row for job_id in ids if (row := connection.execute(query, (job_id,)).fetchone()) is not None]
-    return _lease(connection, rows, now, terms, counted=0)
+    return _lease(connection, _rows(connection, _SELECT_BY_ID, (json.dumps(ids),)), now, terms, counted=0)
 
 
 def renew(connection: sqlite3.Connection, jobs: Sequence[Job] | None, terms: LeaseTerms) -> None:
@@ -121,29 +125,36 @@ def _lapse(connection: sqlite3.Connection, rows: list[Row], now: int, max_lapses
 
 
 def _lease(connection: sqlite3.Connection, rows: list[Row], now: int, terms: LeaseTerms, *, counted: int) -> list[Job]:
-    jobs = [_leased_job(connection, row, now, terms.incarnation, counted) for row in rows]
-    connection.executemany(_LEASE, [(counted, terms.incarnation, terms.until, job.id) for job in jobs])
-    return jobs
+    """Lease the jobs of rows (message, then _JOB_COLUMNS)."""
+    if not rows:
+        return []
+    ids = json.dumps([row[MESSAGE_WIDTH] for row in rows])
+    connection.execute(_LEASE, (counted, terms.incarnation, terms.until, ids))
+    recipients: dict[int, list[Recipient]] = {}
+    for job_id, *columns in _rows(connection, SELECT_RECIPIENTS, (ids,)):
+        recipients.setdefault(job_id, []).append(recipient(columns))
+    return [_job(row, recipients[row[MESSAGE_WIDTH]], now, terms.incarnation, counted) for row in rows]
 
 
-def _leased_job(connection: sqlite3.Connection, row: Row, now: int, incarnation: str, counted: int) -> Job:
+def _job(row: Row, recipients: Sequence[Recipient], now: int, incarnation: str, counted: int) -> Job:
     job_id, destination, attempts, fence, held_us, held_at, delay_notified = row[MESSAGE_WIDTH:]
-    recipients = connection.execute(
-        "SELECT id, forward_path, notify, orcpt FROM recipients WHERE job_id = ? AND state = 'waiting' ORDER BY id",
-        (job_id,),
-    )
     if held_at is not None:
         held_us += now - held_at
     return Job(
         id=job_id,
         message=message(row),
         destination=destination,
-        recipients=tuple([recipient(found) for found in recipients]),
+        recipients=tuple(recipients),
         attempts=attempts + counted,
         lease=Lease(fence=fence + 1, incarnation=incarnation),
         held_for=timedelta(microseconds=held_us),
         delay_notified=bool(delay_notified),
     )
+
+
+def _rows(connection: sqlite3.Connection, query: str, values: Row) -> list[Row]:
+    rows: list[Row] = json.loads(connection.execute(query, values).fetchone()[0])
+    return rows
 
 
 def lease_key(job: Job) -> tuple[int, int, str]:

@@ -12,10 +12,7 @@ CREATE TABLE policies (
     detail        TEXT,
     failed_at     INTEGER,
     failing_since INTEGER,
-    unknown_since INTEGER,
-    CHECK ((policy_text IS NULL) = (fetched_at IS NULL) AND (policy_text IS NULL) = (expires_at IS NULL)),
-    CHECK ((failed_at IS NULL) = (failed_id IS NULL) AND (failed_at IS NULL) = (result_type IS NULL)),
-    CHECK (policy_text IS NOT NULL OR failed_at IS NOT NULL OR unknown_since IS NOT NULL)
+    unknown_since INTEGER
 ) STRICT;
 
 CREATE INDEX policies_fetched ON policies (fetched_at) WHERE fetched_at IS NOT NULL;

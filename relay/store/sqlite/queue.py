@@ -25,13 +25,11 @@ from relay.store.protocols import (
     Settlement,
     StoreError,
     StoreFullError,
-    Verdict,
 )
-from relay.store.records import dump_attempt
 from relay.store.sqlite import housekeeping, intake, leasing, operating, settling, views
 from relay.store.sqlite.database import load_schema, open_database, open_for_reading
 from relay.store.sqlite.ids import RowIds
-from relay.store.sqlite.intake import LeaseTerms
+from relay.store.sqlite.intake import Arrival, LeaseTerms
 from relay.store.sqlite.reader import Reader
 from relay.store.sqlite.room import Room
 from relay.store.sqlite.rows import duration_us, to_us
@@ -83,6 +81,9 @@ class SqliteQueueStore:
         self._max_lapses = max_lapses
         self._retain_us = duration_us(retain_finished)
         self._ids = RowIds()
+        # One object each, by which the writer knows what can be done together.
+        self._insert_messages = lambda connection, items: intake.insert_messages(connection, self._ids, items)
+        self._end_jobs = lambda connection, items: settling.end_jobs(connection, self._ids, items)
         self._writer = Writer(writing, name="queue-writer", rolled_back=self._ids.forget)
         self._reader = Reader(reading, name="queue-reader")
         # An operator's list may read for a second; content and due destinations never wait for it.
@@ -139,18 +140,14 @@ class SqliteQueueStore:
         """Commit a message; see QueueStore. Mail of our own is taken even when clients' is not."""
         if message.origin is Origin.CLIENT and not await self.room_for(message.size):
             raise StoreFullError("the disk is nearly full (store.min_free_disk)")
-        now, terms = self._now(), self._terms()
 
         def enqueued(jobs: list[Job], heard: bool) -> None:
             if len(jobs) < len({recipient.destination for recipient in message.recipients}):
                 self._work.set()
             self._leased(jobs, heard)
 
-        return await self._writer.run(
-            lambda connection: intake.insert_message(connection, self._ids, message, now, terms, lease),
-            size=message.size,
-            done=enqueued,
-        )
+        arrival = Arrival(new=message, now=self._now(), terms=self._terms(), lease=lease)
+        return await self._writer.join(self._insert_messages, arrival, size=message.size, done=enqueued)
 
     async def begin_upload(self) -> SqliteUpload:
         now = self._now()
@@ -173,15 +170,8 @@ class SqliteQueueStore:
 
     async def settle(self, settlement: Settlement) -> None:
         """Write the end of an attempt; see QueueStore. Raises ValueError if it would be tried again at once."""
-        if settlement.charged and settlement.retry_in is None and _would_spin(settlement):
-            raise ValueError("recipients that are queued again need a time to retry")
-        now, terms = self._now(), self._terms()
-        record = None if settlement.attempt is None else dump_attempt(settlement.attempt)
-        await self._writer.run(
-            lambda connection: settling.settle(connection, self._ids, settlement, record, now, terms),
-            size=sum(notice.size for notice in settlement.notices),
-            done=self._wake if settlement.notices or not settlement.retry_in else None,
-        )
+        soon = bool(settlement.notices) or not settlement.retry_in
+        await self._end(settling.settled(settlement, self._now(), self._terms()), wake=soon)
 
     async def renew(self, jobs: Sequence[Job] | None = None) -> None:
         await self._writer.run(partial(leasing.renew, jobs=jobs, terms=self._terms()))
@@ -191,7 +181,7 @@ class SqliteQueueStore:
 
     async def content(self, queue_id: str) -> AsyncIterator[bytes]:
         content_id, size = await self._reader.run(partial(views.content_of, queue_id=queue_id))
-        for number in range(-(-size // intake.CHUNK_SIZE)):
+        for number in range(intake.pieces(size)):
             data = await self._reader.run(partial(views.content_piece, content_id=content_id, number=number))
             for start in range(0, len(data), _PIECE):
                 yield data[start : start + _PIECE]
@@ -277,10 +267,7 @@ class SqliteQueueStore:
         )
 
     async def drop(self, job: Job, notices: tuple[NewMessage, ...]) -> None:
-        now, terms = self._now(), self._terms()
-        await self._writer.run(
-            lambda connection: settling.drop(connection, self._ids, job, notices, now, terms), done=self._wake
-        )
+        await self._end(settling.dropped(job, notices, self._now(), self._terms()), wake=True)
 
     async def pause(self, domain: str) -> None:
         await self._writer.run(partial(operating.pause, domain=domain))
@@ -294,6 +281,10 @@ class SqliteQueueStore:
         await self._reader.close()
         await self._viewer.close()
         await self._writer.close()
+
+    async def _end(self, ending: settling.Ending, *, wake: bool) -> None:
+        size = sum(notice.size for notice in ending.notices)
+        await self._writer.join(self._end_jobs, ending, size=size, done=self._wake if wake else None)
 
     async def _operate(self, change: _Change, which: QueueFilter, *states: State) -> int:
         """Change the jobs meant, in short transactions; each checks again that a job is still in one of the states."""
@@ -361,7 +352,3 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite
 def _data_version(connection: sqlite3.Connection) -> int:
     version: int = connection.execute("PRAGMA data_version").fetchone()[0]
     return version
-
-
-def _would_spin(settlement: Settlement) -> bool:
-    return settlement.hold is None and any(r.verdict is Verdict.QUEUED for r in settlement.recipients)

@@ -1,11 +1,12 @@
 """Between rows and words: times, enums, messages, recipients. **Pure.**"""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from relay.queue.message import Client, Envelope, Message, NewMessage, Notify, Origin, Recipient, Ret
 
-Row = tuple[Any, ...]
+Row = Sequence[Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -57,12 +58,12 @@ def committed(new: NewMessage, accepted_at: int) -> Message:
     )
 
 
-def message_values(message: Message) -> Row:
+def message_values(message: Message, accepted_at: int) -> Row:
     """Values of MESSAGE_COLUMNS, in their order."""
     envelope, client = message.envelope, message.client
     return (
         message.queue_id,
-        to_us(message.accepted_at),
+        accepted_at,
         message.size,
         message.origin.value,
         message.message_id,

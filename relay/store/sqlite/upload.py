@@ -47,6 +47,7 @@ class SqliteUpload:
             number=self._pieces,
             now=self._now(),
         )
-        self._pieces = await self._writer.run(append, size=length)
+        await self._writer.run(append, size=length)
+        self._pieces += 1
         self._size += length
         del self._waiting[:length]

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -15,7 +15,10 @@ from relay.store.sqlite.database import store_error
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741  an item of a joint operation
 Operation = Callable[[sqlite3.Connection], T]
+JointOperation = Callable[[sqlite3.Connection, Sequence[I]], Sequence[T]]
+Done = Callable[[T, bool], None]
 
 MAX_WAITING = 4096
 """Writes that may wait; callers beyond wait for their turn to wait."""
@@ -26,7 +29,8 @@ _MAX_BATCH_BYTES = 8 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class _Write:
-    operation: Operation[Any]
+    operation: JointOperation[Any, Any]
+    item: Any
     future: asyncio.Future[Any]
     size: int
     done: Callable[[Any, bool], None] | None
@@ -35,13 +39,16 @@ class _Write:
 
 
 class Writer:
-    """Runs operations in a thread of its own, in order, each whole or not at all.
+    """Runs operations in a thread of its own, each whole or not at all.
 
     An operation gets the connection inside a transaction, must not end it, and can be run again after a rollback.
-    Its failure fails it alone; a failing commit fails all that were in it. Owns the connection.
+    Its failure fails it alone; a failing commit fails all that were in it. Owns the connection. `rolled_back` is
+    called in the thread after each rollback.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, name: str, rolled_back: Callable[[], None]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, *, name: str, rolled_back: Callable[[], None] = lambda: None
+    ) -> None:
         self._connection = connection
         self._rolled_back = rolled_back
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
@@ -55,18 +62,25 @@ class Writer:
     def idle(self) -> bool:
         return self._queue.empty()
 
-    async def run(self, operation: Operation[T], *, size: int = 0, done: Callable[[T, bool], None] | None = None) -> T:
+    async def run(self, operation: Operation[T], *, size: int = 0, done: Done[T] | None = None) -> T:
         """Run the operation and return its result once it is on disk. Raises StoreError.
 
         Cancelling the caller does not undo it. `done(result, heard)` is called after the commit in any case;
         `heard` is False if the caller was cancelled and will not see the result. `size` is what it writes.
+        """
+        return await self.join(lambda connection, _: (operation(connection),), None, size=size, done=done)
+
+    async def join(self, operation: JointOperation[I, T], item: I, *, size: int = 0, done: Done[T] | None = None) -> T:
+        """Like `run`, for operations that do with many items in few statements what they do with one.
+
+        What waits for the same operation is done in one call; items of different operations may change places.
         """
         await self._room.acquire()
         if self._stopped is not None:
             self._room.release()
             raise self._stopped
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Write(operation, future, size, done))
+        self._queue.put(_Write(operation, item, future, size, done))
         return await future
 
     async def close(self) -> None:
@@ -106,43 +120,49 @@ class Writer:
     def _commit(self, batch: list[_Write]) -> None:
         """Run a batch in one transaction; only if something fails, once more with each operation on its own feet."""
         try:
-            self._transact(batch, self._run_plainly)
+            self._transact(self._run_jointly, batch)
         except Exception:  # noqa: BLE001  an operation's fault, of whatever kind, is not its neighbours'
             self._roll_back()
         else:
             return
         try:
-            self._transact(batch, self._run_guarded)
+            self._transact(self._run_singly, batch)
         except sqlite3.Error as error:
             self._roll_back()
             log.exception("store.commit_failed", extra={"writes": len(batch)})
             for write in batch:
                 write.error = store_error(error)
 
-    def _transact(self, batch: list[_Write], run: Callable[[_Write], None]) -> None:
+    def _transact(self, run: Callable[[list[_Write]], None], batch: list[_Write]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
-        for write in batch:
-            run(write)
+        run(batch)
         self._connection.execute("COMMIT")
 
-    def _run_plainly(self, write: _Write) -> None:
-        write.result = write.operation(self._connection)
+    def _run_jointly(self, batch: list[_Write]) -> None:
+        together: dict[JointOperation[Any, Any], list[_Write]] = {}
+        for write in batch:
+            together.setdefault(write.operation, []).append(write)
+        for operation, writes in together.items():
+            results = operation(self._connection, [write.item for write in writes])
+            for write, result in zip(writes, results, strict=True):
+                write.result = result
 
-    def _run_guarded(self, write: _Write) -> None:
-        """Run an operation so that its failure undoes nothing but itself."""
+    def _run_singly(self, batch: list[_Write]) -> None:
+        """Run each operation so that its failure undoes nothing but itself."""
         execute = self._connection.execute
-        execute("SAVEPOINT operation")
-        try:
-            write.result = write.operation(self._connection)
-        except Exception as error:  # as above
-            write.error = store_error(error)
-            if write.error is not error:
-                write.error.__cause__ = error
-                log.warning("store.operation_failed", exc_info=error)
-            # SQLite may have undone the whole transaction (disk full); then this fails, and with it the batch.
-            execute("ROLLBACK TO operation")
-            self._rolled_back()
-        execute("RELEASE operation")
+        for write in batch:
+            execute("SAVEPOINT operation")
+            try:
+                (write.result,) = write.operation(self._connection, [write.item])
+            except Exception as error:  # as above
+                write.error = store_error(error)
+                if write.error is not error:
+                    write.error.__cause__ = error
+                    log.warning("store.operation_failed", exc_info=error)
+                # SQLite may have undone the whole transaction (disk full); then this fails, and with it the batch.
+                execute("ROLLBACK TO operation")
+                self._rolled_back()
+            execute("RELEASE operation")
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:

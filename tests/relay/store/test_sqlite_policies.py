@@ -1,78 +1,133 @@
-"""The policy cache on SQLite: the contract, restarts, several processes, and rows that cannot be read."""
+"""policy.db: the contract of PolicyStore, restarts, two processes, rows that cannot be read."""
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from policy_store_contract import NOW, PolicyStoreContract, cached, failure
+from policy_store_contract import DAY, NOW, PolicyStoreContract, cached, failure
 
-from policy.store import PolicyStore
 from relay.store.protocols import StoreError
 from relay.store.sqlite.policies import SqlitePolicyStore
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "policy.db"
+
+
 class TestSqlitePolicyStore(PolicyStoreContract):
     @pytest.fixture
-    async def store(self, tmp_path: Path) -> AsyncIterator[PolicyStore]:
-        store = await SqlitePolicyStore.open(tmp_path / "policy.db")
+    async def store(self, path: Path) -> AsyncIterator[SqlitePolicyStore]:
+        store = await SqlitePolicyStore.open(path)
         yield store
         await store.close()
 
 
-@pytest.mark.rfc("8461-10.2-c", "8461-3.3-n")
-async def test_a_restart_keeps_policy_and_back_off(tmp_path: Path) -> None:
-    store = await SqlitePolicyStore.open(tmp_path / "policy.db")
+@pytest.mark.rfc("8461-10.2-c")
+async def test_policies_survive_a_restart(path: Path) -> None:
+    store = await SqlitePolicyStore.open(path)
     await store.put(cached("x.test"))
     await store.note_failure("x.test", failure())
+    await store.note_unknown("y.test", NOW)
+    before = await store.states()
     await store.close()
-    store = await SqlitePolicyStore.open(tmp_path / "policy.db")
-    state = await store.get("x.test")
+    store = await SqlitePolicyStore.open(path)
+    assert await store.states() == before
+    assert len(before) == 2
     await store.close()
-    assert state is not None
-    assert (state.cached, state.failure) == (cached("x.test"), failure())
 
 
-async def test_two_processes_see_each_other(tmp_path: Path) -> None:
-    one = await SqlitePolicyStore.open(tmp_path / "policy.db")
-    other = await SqlitePolicyStore.open(tmp_path / "policy.db")
-    await one.put(cached("x.test"))
-    assert await other.get("x.test") is not None
-    assert await other.forget("x.test")
+@pytest.mark.rfc("8461-10.2-g")
+async def test_two_processes_share_one_file(path: Path) -> None:
+    one, two = await SqlitePolicyStore.open(path), await SqlitePolicyStore.open(path)
+    await one.put(cached("x.test", record_id="new"))
+    await two.put(cached("x.test", record_id="old", fetched_at=NOW - DAY))
+    for store in (one, two):
+        state = await store.get("x.test")
+        assert state is not None
+        assert state.cached == cached("x.test", record_id="new")
+    assert await two.forget("x.test")
     assert await one.get("x.test") is None
     await one.close()
-    await other.close()
+    await two.close()
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("column", "garbage"),
     [
-        "UPDATE policies SET text = 'version: STSv1' || char(10) || 'mode: bogus'",
-        "UPDATE policies SET text = ''",
-        "UPDATE policies SET fetched_at = 9223372036854775807",
-        "UPDATE policies SET failure_type = 'no-such-type', failed_at = 1, failing_since = 1",
+        ("policy_text", b""),
+        ("policy_text", b"version: STSv1\nmode: enf"),
+        ("policy_text", b"\xff\xfe\x00"),
+        ("fetched_at", 2**62),
+        ("fetched_at", -(2**62)),
+        ("record_id", None),
     ],
 )
 async def test_a_row_that_cannot_be_read_counts_as_absent(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    path: Path, caplog: pytest.LogCaptureFixture, column: str, garbage: object
 ) -> None:
-    store = await SqlitePolicyStore.open(tmp_path / "policy.db")
-    await store.put(cached("x.test"))
-    with sqlite3.connect(tmp_path / "policy.db") as connection:
-        connection.execute(damage)
-    connection.close()
+    store = await SqlitePolicyStore.open(path)
+    await store.put(cached("x.test", fetched_at=NOW - DAY))
+    await store.put(cached("y.test", fetched_at=NOW - DAY))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(f"UPDATE policies SET {column} = ? WHERE policy_domain = 'x.test'", (garbage,))
+        other.commit()
     assert await store.get("x.test") is None
-    assert await store.states() == []
-    assert await store.due_for_refresh(NOW.replace(year=2027), NOW, 10) == []
-    assert "policy.row_unreadable" in caplog.text
-    await store.put(cached("x.test", fetched_at=NOW.replace(year=2027)))
+    assert [state.policy_domain for state in await store.due_for_refresh(NOW, NOW, 10)] == ["y.test"]
+    assert [state.cached is None for state in await store.states()] == [True, False]
+    assert ("policy.unreadable" in caplog.text) == (garbage is not None)
     await store.close()
 
 
-async def test_a_queue_file_is_not_taken_for_a_policy_file(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "policy.db") as connection:
-        connection.execute("PRAGMA application_id = 1")
-        connection.execute("PRAGMA user_version = 1")
-    connection.close()
-    with pytest.raises(StoreError, match="another kind"):
-        await SqlitePolicyStore.open(tmp_path / "policy.db")
+async def test_a_failure_that_cannot_be_read_counts_as_absent(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = await SqlitePolicyStore.open(path)
+    await store.put(cached("x.test"))
+    await store.note_failure("x.test", failure())
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE policies SET result_type = 'nonesuch'")
+        other.commit()
+    state = await store.get("x.test")
+    assert state is not None
+    assert (state.failure, state.cached) == (None, cached("x.test"))
+    assert "policy.failure_unreadable" in caplog.text
+    await store.close()
+
+
+async def test_pruning_takes_old_failures_and_runs_of_unknown_answers(path: Path) -> None:
+    store = await SqlitePolicyStore.open(path)
+    await store.note_failure("failed.test", failure(failed_at=NOW - DAY))
+    await store.note_unknown("silent.test", NOW - 30 * DAY)
+    await store.note_unknown("quiet.test", NOW - 29 * DAY)
+    await store.put(cached("live.test"))
+    await store.note_failure("live.test", failure(failed_at=NOW - DAY))
+    assert await store.prune(NOW) == 2
+    assert [state.policy_domain for state in await store.states()] == ["live.test", "quiet.test"]
+    await store.close()
+
+
+async def test_an_exact_expiry_is_expired(path: Path) -> None:
+    store = await SqlitePolicyStore.open(path)
+    await store.put(cached("x.test"))
+    expires_at = cached("x.test").expires_at
+    assert await store.prune(expires_at - timedelta(microseconds=1)) == 0
+    assert await store.due_for_refresh(expires_at, expires_at, 10) == []
+    assert await store.prune(expires_at) == 1
+    await store.close()
+
+
+async def test_a_closed_store_says_so(path: Path) -> None:
+    store = await SqlitePolicyStore.open(path)
+    await store.close()
+    with pytest.raises(StoreError):
+        await store.get("x.test")
+    with pytest.raises(StoreError):
+        await store.put(cached("x.test"))
+
+
+async def test_the_file_is_private(path: Path) -> None:
+    store = await SqlitePolicyStore.open(path)
+    assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
+    await store.close()

@@ -1,0 +1,32 @@
+"""One statement for many rows.
+
+Python gives up its lock for each step of a statement and has to win it back from a busy event loop: a batch of
+fifty messages written row by row may wait four hundred times, one written in ten statements ten times (measured:
+13 against 2,000 messages/s beside a loop that never rests).
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+_SIZES = (64, 32, 16, 8, 4, 2, 1)
+"""Rows in one statement; few sizes, so that the prepared statements stay few."""
+
+
+class Bulk:
+    """A statement with a list of VALUES: `head VALUES (?, ...), (?, ...) tail`."""
+
+    def __init__(self, head: str, width: int, tail: str = "") -> None:
+        row = f"({', '.join('?' * width)})"
+        self._texts = tuple([(size, f"{head} VALUES {', '.join([row] * size)}{tail}") for size in _SIZES])
+
+    def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
+        """Run it for all rows; return how many rows of the table it changed."""
+        changed = start = 0
+        for size, text in self._texts:
+            while len(rows) - start >= size:
+                values = tuple(chain.from_iterable(rows[start : start + size]))
+                changed += connection.execute(text, values).rowcount
+                start += size
+        return changed
