@@ -6,7 +6,9 @@ LF, and 120 us of introspection for each connection.
 """
 
 import asyncio
+import contextlib
 import ssl
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from aiosmtpd.smtp import SMTP
@@ -37,6 +39,39 @@ class LineError(Exception):
     """A line that is none; it has been read to its end. The text is a whole reply line."""
 
 
+class Sessions:
+    """A set of connections, and a way to wait until it is empty."""
+
+    def __init__(self) -> None:
+        self._open: set[Connection] = set()
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, connection: "Connection") -> bool:
+        return connection in self._open
+
+    def __iter__(self) -> "Iterator[Connection]":
+        return iter(tuple(self._open))
+
+    def add(self, connection: "Connection") -> None:
+        self._open.add(connection)
+        self._none_open.clear()
+
+    def discard(self, connection: "Connection") -> None:
+        self._open.discard(connection)
+        if not self._open:
+            self._none_open.set()
+
+    async def ended(self, seconds: float) -> None:
+        """Return when none is open, or after that time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._none_open.wait()
+
+
 class Connection(SMTP):
     """Reads lines and content, batches replies, upgrades to TLS. Constructed for each connection: keep it cheap."""
 
@@ -46,7 +81,9 @@ class Connection(SMTP):
 
         async def _drain_helper(self) -> None: ...
 
-    def __init__(self, listener: Listener, sessions: "set[Connection]", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, listener: Listener, sessions: "Sessions", lingering: "Sessions", loop: asyncio.AbstractEventLoop
+    ) -> None:
         # Not SMTP.__init__: it inspects its class for hooks each time. A contract test knows what its methods need.
         self.input = BulkReader(loop)
         asyncio.StreamReaderProtocol.__init__(self, self.input, None, loop)
@@ -61,6 +98,7 @@ class Connection(SMTP):
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
         self._sessions = sessions
+        self._lingering = lingering
         self._replies: list[str] = []
         self._replies_size = 0
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -117,20 +155,23 @@ class Connection(SMTP):
     def connection_lost(self, error: Exception | None) -> None:
         # The session learns of it when it next reads. It is not cancelled: it may be in the middle of a commit.
         asyncio.StreamReaderProtocol.connection_lost(self, error)
+        self._lingering.discard(self)
 
     def eof_received(self) -> bool:
         """A client may close its side after QUIT and still wants our replies, where the transport allows."""
         self.input.feed_eof()
-        return self.tls is None
+        return self.tls is None and self not in self._lingering
 
     async def _handle_client(self) -> None:
         self._idle_timer = self.loop.call_later(self.shared.idle_seconds, self._look_at_time)
         self.shared.metrics.open_connections.inc()
+        linger = False
         try:
             await self.serve()
         except GoodbyeError as goodbye:
             if goodbye.reply is not None:
                 self.reply(goodbye.reply)
+                linger = not goodbye.reply.startswith("221")
         except ClientGoneError:
             pass
         except Exception as error:  # noqa: BLE001  the top of the task: nothing of it may reach the client
@@ -142,11 +183,18 @@ class Connection(SMTP):
             self.shared.connections.leave(self.client)
             self._sessions.discard(self)
             self._write_out()
-            self._hang_up()
+            self._hang_up(linger=linger)
             await self.clean_up()
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, *, linger: bool) -> None:
+        """Close; where the client does not expect it, so that what it has sent does not turn our reply into a reset."""
         assert self.transport is not None
+        if linger and self.tls is None and not self.transport.is_closing():
+            with contextlib.suppress(OSError):  # it is gone already
+                self.transport.write_eof()
+                self._lingering.add(self)
+                self.loop.call_later(_LINGER_SECONDS, self.abort)
+                return
         self.transport.close()
         # A client that does not read would keep a closing transport for ever.
         if self.transport.get_write_buffer_size() or self.tls is not None:

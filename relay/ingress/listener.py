@@ -7,7 +7,7 @@ from functools import partial
 
 from relay import events
 from relay.clock import Clock
-from relay.ingress.connection import Connection
+from relay.ingress.connection import Sessions
 from relay.ingress.paths import PathError
 from relay.ingress.session import Session
 from relay.ingress.settings import IngressSettings, ListenerSettings, TlsMode
@@ -19,6 +19,7 @@ from relay.store.protocols import QueueStore
 
 _BACKLOG = 1024
 _ABORT_SECONDS = 2.0
+_LINGER_SECONDS = 0.5
 
 
 class Listeners:
@@ -46,7 +47,8 @@ class Listeners:
         self._metrics = metrics
         self._shared, self._listeners = self._make(settings)
         self._servers: list[asyncio.Server] = []
-        self._sessions: set[Connection] = set()
+        self._sessions = Sessions()
+        self._lingering = Sessions()
 
     async def start(self) -> None:
         """Open every listening socket, or none: raises OSError."""
@@ -104,20 +106,18 @@ class Listeners:
     async def stop(self, grace: timedelta) -> None:
         """Close the sockets; idle sessions get 421 4.3.2, others may finish what is under way within `grace`."""
         self._close_sockets()
-        for session in tuple(self._sessions):
+        for session in self._sessions:
             session.stop()
-        await self._wait(grace.total_seconds())
-        for session in tuple(self._sessions):
+        await self._sessions.ended(grace.total_seconds())
+        for session in self._sessions:
             session.abort()
-        await self._wait(_ABORT_SECONDS)
+        await self._sessions.ended(_ABORT_SECONDS)
+        await self._lingering.ended(_LINGER_SECONDS)
+        for session in self._lingering:
+            session.abort()
 
     def _session(self, number: int, loop: asyncio.AbstractEventLoop) -> Session:
-        return Session(self._listeners[number], self._sessions, loop)
-
-    async def _wait(self, seconds: float) -> None:
-        tasks = [session.task for session in self._sessions if session.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+        return Session(self._listeners[number], self._sessions, self._lingering, loop)
 
     def _close_sockets(self) -> None:
         for server in self._servers:
