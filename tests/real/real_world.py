@@ -110,6 +110,7 @@ def build_world(root: Path, stack: ExitStack) -> World:
         "legacy", LEGACY, legacy_port, "legacy.corp.test", ("corp.test",),
         relayhost=f"[127.0.0.1]:{smtp_port}",
         smtp_tls_security_level="verify",
+        smtp_tls_loglevel="1",
         smtp_tls_CAfile=str(ca.ca_file),
         smtp_tls_verify_cert_match="relay.corp.test",
         smtp_dns_support_level="disabled",
