@@ -14,6 +14,7 @@ from relay.delivery.seam import HostError, Parcel, SendResult, SessionFacts, Tar
 from relay.delivery.timeouts import Timeouts
 from relay.delivery.transaction import LapsedError, Transaction
 from relay.metrics import Metrics
+from relay.queue.attempt import FailureKind, HostFailure, Phase
 
 
 class ConnectionPool:
@@ -69,6 +70,8 @@ class ConnectionPool:
 
     async def open_fresh(self, target: Target) -> Connection:
         """Raises HostError."""
+        if self._closing:
+            raise HostError(HostFailure(kind=FailureKind.INTERNAL, detail="the relay is shutting down"), Phase.CONNECT)
         try:
             connection = await self._connector.connect(target)
         except HostError as error:

@@ -347,6 +347,16 @@ async def test_starttls_offered_inside_tls_is_not_taken() -> None:
         assert at.host.sessions[0].verbs().count("STARTTLS") == 1
 
 
+@pytest.mark.parametrize("reply", ["554 5.7.1 Not you", "250-x\r\n251 mixed", "421 4.3.2 Bye"])
+async def test_a_host_that_changes_its_mind_inside_tls(reply: str) -> None:
+    script: Script = lambda moment: reply if moment.secured else None  # noqa: E731  a script is a function
+    async with world(MxBehaviour(replies={Say.EHLO: script})) as at:
+        error = await at.fail(level=Level.VERIFIED)
+        assert error.phase is Phase.EHLO
+        assert error.failure.kind is (FailureKind.PROTOCOL if "mixed" in reply else FailureKind.REPLY)
+        assert mail_commands(at) == []
+
+
 @pytest.mark.rfc("8461-4.2-i")
 async def test_a8_each_connection_is_verified_anew() -> None:
     async with world(max_messages=1) as at:
@@ -381,6 +391,12 @@ async def test_a8_each_connection_is_verified_anew() -> None:
         pytest.param({Say.EHLO: DROP}, FailureKind.BROKEN_OFF, Phase.EHLO, id="EHLO closed"),
         pytest.param({Say.EHLO: HANG}, FailureKind.TIMEOUT, Phase.EHLO, id="EHLO silence"),
         pytest.param({Say.EHLO: endless(b"250-x\r\n")}, FailureKind.PROTOCOL, Phase.EHLO, id="endless EHLO"),
+        pytest.param(
+            {Say.EHLO: raw(b"250-mx\r\n250 STARTTLS\r\n220 go\r\n")},
+            FailureKind.PROTOCOL,
+            Phase.EHLO,
+            id="220 too early",
+        ),
         pytest.param({Say.EHLO: closing("554 5.7.1 No")}, FailureKind.REPLY, Phase.EHLO, id="554 EHLO and gone"),
         pytest.param(
             {Say.EHLO: "554 5.7.1 No", Say.HELO: "550 5.7.1 Neither"}, FailureKind.REPLY, Phase.EHLO, id="554 HELO"

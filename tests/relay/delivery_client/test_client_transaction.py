@@ -131,6 +131,35 @@ async def test_l2_354_where_none_is_due_is_out_of_order(keywords: tuple[str, ...
         await at.host.ended.wait_for(1)
 
 
+@BOTH_WAYS
+@pytest.mark.parametrize("phase", ["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize("twice", [b"250 ok\r\n250 again\r\n", b"354 go\r\n250 early\r\n", b"250 ok\r\n2"], ids=repr)
+async def test_e3_l2_two_replies_to_one_command_are_one_too_many(
+    keywords: tuple[str, ...], phase: str, twice: bytes
+) -> None:
+    """In a group the surplus shifts what follows; it shows at the latest when one reply more comes than was owed."""
+    async with world(host(keywords, **{phase: raw(twice, accepts=True)})) as at:
+        error = await at.fail(parcel(*ABC))
+        assert error.failure.kind is FailureKind.PROTOCOL
+        assert at.host.messages == []
+
+
+@BOTH_WAYS
+async def test_e11_a_reply_is_cleaned_before_anybody_sees_it(keywords: tuple[str, ...]) -> None:
+    nasty = raw(b"550-\x1b[2J<script>\r\n550 caf\xe9 \xe2\x80\xae\x00\r\n", accepts=False)
+    async with world(host(keywords, RCPT=nasty)) as at:
+        result = await at.send()
+        assert result.replies[1].lines == (r"\x1b[2J<script>", r"caf\xe9 \u202e\x00")
+
+
+@pytest.mark.rfc("3030-x-a")
+async def test_e12_chunking_is_not_used() -> None:
+    async with world() as at:
+        await at.send()
+        assert "CHUNKING" in STANDARD_KEYWORDS
+        assert not at.host.messages[0].by_bdat
+
+
 # Refused before there is anything to send.
 
 

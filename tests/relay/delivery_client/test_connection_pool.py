@@ -346,6 +346,13 @@ async def test_after_closing_nothing_is_kept() -> None:
         await at.host.ended.wait_for(1)
 
 
+async def test_after_closing_nothing_is_opened() -> None:
+    async with world() as at:
+        await at.pool.close()
+        assert (await at.fail()).failure.kind is FailureKind.INTERNAL
+        assert len(at.host.sessions) == 0
+
+
 # Metrics.
 
 

@@ -1,0 +1,119 @@
+"""Counting replies, without a network."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.delivery.protocol import LinkError, ReplyProtocol
+from relay.queue.attempt import FailureKind
+
+NOW = timedelta(0)
+
+
+class StubTransport(asyncio.Transport):
+    """Takes what is written; `unwritten` is what it says it has not got rid of."""
+
+    def __init__(self, unwritten: int = 0) -> None:
+        super().__init__()
+        self.unwritten = unwritten
+        self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.aborted
+
+    def get_write_buffer_size(self) -> int:
+        return self.unwritten
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def protocol(*, owed: int, transport: StubTransport) -> ReplyProtocol:
+    made = ReplyProtocol(lambda _protocol: None)
+    made.connection_made(transport)
+    made.owed = owed
+    return made
+
+
+@given(st.integers(0, 6), st.lists(st.integers(200, 599), max_size=8), st.integers(1, 60))
+def test_l2_replies_are_counted_and_nothing_comes_after_them(owed: int, codes: list[int], size: int) -> None:
+    async def scenario() -> None:
+        transport = StubTransport()
+        link = protocol(owed=owed, transport=transport)
+        octets = b"".join(b"%d text\r\n" % code for code in codes)
+        for start in range(0, len(octets), size):
+            link.data_received(octets[start : start + size])
+        if len(codes) > owed:
+            assert transport.aborted
+            with pytest.raises(LinkError) as caught:
+                await link.reply(NOW)
+            assert caught.value.kind is FailureKind.PROTOCOL
+        else:
+            assert [(await link.reply(NOW)).code for _ in codes] == codes
+            assert link.owed == owed - len(codes)
+            assert not transport.aborted
+
+    asyncio.run(scenario())
+
+
+async def test_e3_a_reply_before_the_content_is_out_is_none() -> None:
+    transport = StubTransport(unwritten=1)
+    link = protocol(owed=1, transport=transport)
+    link.content_out = True
+    link.data_received(b"250 taken\r\n")
+    with pytest.raises(LinkError, match="before it had the whole content") as caught:
+        await link.reply(NOW)
+    assert caught.value.kind is FailureKind.PROTOCOL
+    assert transport.aborted
+
+
+async def test_replies_that_came_before_the_end_are_still_had() -> None:
+    link = protocol(owed=2, transport=StubTransport())
+    link.data_received(b"250 taken\r\n")
+    link.eof_received()
+    assert (await link.reply(NOW)).code == 250
+    with pytest.raises(LinkError) as caught:
+        await link.reply(NOW)
+    assert caught.value.kind is FailureKind.BROKEN_OFF
+
+
+async def test_a_fault_outranks_replies_that_nobody_has_taken() -> None:
+    link = protocol(owed=2, transport=StubTransport())
+    link.data_received(b"250 taken\r\n554 refused\r\n250 what\r\n")
+    with pytest.raises(LinkError) as caught:
+        await link.reply(NOW)
+    assert caught.value.kind is FailureKind.PROTOCOL
+
+
+async def test_what_comes_after_the_end_is_not_looked_at() -> None:
+    link = protocol(owed=1, transport=StubTransport())
+    link.eof_received()
+    link.data_received(b"250 late\r\n")
+    with pytest.raises(LinkError) as caught:
+        await link.reply(NOW)
+    assert caught.value.kind is FailureKind.BROKEN_OFF
+
+
+async def test_after_a_reply_that_came_too_late_the_connection_is_of_no_use() -> None:
+    link = protocol(owed=1, transport=StubTransport())
+    with pytest.raises(LinkError) as caught:
+        await link.reply(timedelta(milliseconds=1))
+    assert caught.value.kind is FailureKind.TIMEOUT
+    assert not link.usable
+
+
+async def test_the_last_reply_closes_a_connection_that_is_being_left() -> None:
+    transport = StubTransport()
+    link = protocol(owed=1, transport=transport)
+    link.leaving = True
+    link.data_received(b"221 by")
+    assert not transport.is_closing()
+    link.data_received(b"e\r\n")
+    assert transport.is_closing()
+    await link.closed
