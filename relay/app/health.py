@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from policy.freshness import live_policy
 from policy.mta_sts import Mode
 from policy.store import PolicyStore
+from relay import events
 from relay.clock import Clock
 from relay.metrics import Metrics
 from relay.store.protocols import QueueStore, StoreError
@@ -50,7 +51,10 @@ class Health:
     async def measure(self) -> None:
         """Keep the gauges of the policy cache up to date until cancelled."""
         while True:
-            self._count(await self._modes(self._clock.now()))
+            try:
+                self._count(await self._modes(self._clock.now()))
+            except StoreError as error:
+                events.queue_failed("policy gauges", error)
             await self._clock.sleep(MEASURE_EVERY.total_seconds())
 
     async def _modes(self, now: datetime) -> Counter[Mode | None]:

@@ -34,11 +34,13 @@ from relay.delivery.worker import DeliveryWorker
 from relay.ingress.listener import Listeners
 from relay.metrics import Metrics, process_registry
 from relay.queue.ids import QueueIds
+from relay.store.protocols import StoreError
 from relay.store.sqlite.policies import SqlitePolicyStore
 from relay.store.sqlite.queue import SqliteQueueStore
 
 _RETIRED_FOR_SECONDS = 1800.0
 """How long the way out of former settings stays open for attempts that began under them."""
+_STORE_PAUSE_SECONDS = 60.0
 _STOP_RESERVE = timedelta(seconds=4)
 """What of `stop_timeout` is kept for hanging up on those who did not end by themselves, and for closing files."""
 
@@ -184,16 +186,28 @@ class Relay:
             interval=self.settings.mta_sts.refresh_interval,
             settings=plain.freshness_settings(self.settings),
         )
-        self._run("policy refresh", refresher.run())
+        self._run("policy refresh", self._refresh(refresher))
+
+    async def _refresh(self, refresher: PolicyRefresher) -> None:
+        """Refresh until cancelled; a store that fails (a full disk) is no reason to end."""
+        while True:
+            try:
+                await refresher.run()
+            except StoreError as error:
+                events.queue_failed("policy refresh", error)
+            await self._clock.sleep(_STORE_PAUSE_SECONDS)
 
     def _run_ndr_route_check(self) -> None:
         self._run("ndr route check", self._check_ndr_routes())
 
     async def _check_ndr_routes(self) -> None:
         bad = 0
-        async for domain, reason in bad_ndr_routes(self.settings, self._outbound.router, self._clock.now()):
-            bad += 1
-            events.ndr_route_bad(domain, reason)
+        try:
+            async for domain, reason in bad_ndr_routes(self.settings, self._outbound.router, self._clock.now()):
+                bad += 1
+                events.ndr_route_bad(domain, reason)
+        except StoreError as error:
+            events.queue_failed("ndr route check", error)
         self.metrics.ndr_route_warnings.set(bad)
 
     # Reloading.

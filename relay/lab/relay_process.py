@@ -20,10 +20,7 @@ _STOP_SECONDS = 40.0
 
 
 def lab_config(lab: Lab, *, ndr_route: str = "", extra: str = "") -> str:
-    """Return settings for a relay whose internet is the lab. Ports are the system's choice; `extra` is more TOML.
-
-    Tables that `extra` may add or repeat keys of: none of those here.
-    """
+    """Return settings for a relay whose internet is the lab. Ports are the system's choice; `extra` is more tables."""
     route = f'["{ndr_route}"]' if ndr_route else "[]"
     return f"""
 [relay]
@@ -55,11 +52,13 @@ route = {route}
 class RelayProcess:
     """A context manager around `mta-sts-relay serve --config FILE`; the body begins when clients are let in.
 
-    `smtp` and `http` are "host:port". Raises RuntimeError with the log's end if the relay does not start.
+    `smtp` and `http` are "host:port"; `environ` None passes on our own environment. Raises RuntimeError with the end of
+    the log if the relay does not start.
     """
 
-    def __init__(self, config: Path, *, start_seconds: float = 30) -> None:
+    def __init__(self, config: Path, *, start_seconds: float = 30, environ: Mapping[str, str] | None = None) -> None:
         self.config = config
+        self.environ = environ
         self.events: list[Event] = []
         self.other_lines: list[str] = []
         self.smtp = ""
@@ -85,7 +84,7 @@ class RelayProcess:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "relay.cli", "serve", "--config", str(self.config),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-            limit=_LINE_LIMIT,
+            env=self.environ, limit=_LINE_LIMIT,
         )  # fmt: skip
         first = len(self.events)
         self._reading = asyncio.create_task(self._read())
@@ -96,6 +95,10 @@ class RelayProcess:
             raise RuntimeError(f"the relay did not start:\n{self.log_end()}") from None
         self.smtp = str(started["listeners"]).partition(", ")[0]
         self.http = str(started["http"])
+
+    @property
+    def started(self) -> bool:
+        return self._process is not None
 
     @property
     def pid(self) -> int:
