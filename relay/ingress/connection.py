@@ -1,18 +1,17 @@
 """A client's connection: octets in, replies out, TLS, time limits. What commands mean is the session's.
 
-aiosmtpd's protocol, with what it does wrong replaced: one timer that also runs during DATA, a session cancelled in
-the middle of a commit when the client closes its side, no limit for the TLS handshake, lines that may end in a bare
-LF, and 120 us of introspection for each connection.
+aiosmtpd's protocol, with its ways of doing wrong replaced: one timer that also runs during DATA, a session that is
+cancelled in the middle of a commit when the client closes its side, no limit for the TLS handshake, lines that may
+end in a bare LF, and 120 us of introspection for each connection.
 """
 
 import asyncio
 import contextlib
 import ssl
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aiosmtpd.smtp import SMTP
-from aiosmtpd.smtp import Session as ClientState
 
 from policy.names import IPAddress
 from relay import events
@@ -84,7 +83,7 @@ class Connection(SMTP):
     def __init__(
         self, listener: Listener, sessions: "Sessions", lingering: "Sessions", loop: asyncio.AbstractEventLoop
     ) -> None:
-        # Not SMTP.__init__: it inspects its class for hooks each time. A contract test knows what its methods need.
+        # Not SMTP.__init__: it inspects its class for hooks each time. A contract test knows which methods remain.
         self.input = BulkReader(loop)
         asyncio.StreamReaderProtocol.__init__(self, self.input, None, loop)
         self.loop = loop
@@ -115,7 +114,7 @@ class Connection(SMTP):
     # -- lifecycle
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)
         asyncio.StreamReaderProtocol.connection_made(self, transport)
         self.transport = transport
         peer = transport.get_extra_info("peername")
@@ -128,10 +127,8 @@ class Connection(SMTP):
         if not self.shared.connections.enter():
             self._turn_away()
             return
-        self.session = ClientState(self.loop)
-        self.session.peer = peer
         self._sessions.add(self)
-        self.task = self._handler_coroutine = self.loop.create_task(self._handle_client())
+        self.task = self.loop.create_task(self._handle_client())
 
     def identify(self, address: IPAddress) -> None:
         """Fix who the client is, and count it. Raises GoodbyeError if it has too many connections."""
@@ -155,7 +152,9 @@ class Connection(SMTP):
     def connection_lost(self, error: Exception | None) -> None:
         # The session learns of it when it next reads. It is not cancelled: it may be in the middle of a commit.
         asyncio.StreamReaderProtocol.connection_lost(self, error)
-        self._lingering.discard(self)
+        if self in self._lingering:
+            self._lingering.discard(self)
+            self.shared.connections.leave(self.client)
 
     def eof_received(self) -> bool:
         """A client may close its side after QUIT and still wants our replies, where the transport allows."""
@@ -180,21 +179,31 @@ class Connection(SMTP):
         finally:
             self._idle_timer.cancel()
             self.shared.metrics.open_connections.dec()
-            self.shared.connections.leave(self.client)
             self._sessions.discard(self)
             self._write_out()
-            self._hang_up(linger=linger)
+            if not (linger and self._linger()):
+                self.shared.connections.leave(self.client)
+                self._close()
             await self.clean_up()
 
-    def _hang_up(self, *, linger: bool) -> None:
-        """Close; where the client does not expect it, so that what it has sent does not turn our reply into a reset."""
+    def _linger(self) -> bool:
+        """Close our side and wait a moment for the client's, who does not expect it; False if that cannot be.
+
+        Closing both while its octets still arrive would make a reset, and our last reply would be lost in it.
+        """
         assert self.transport is not None
-        if linger and self.tls is None and not self.transport.is_closing():
-            with contextlib.suppress(OSError):  # it is gone already
-                self.transport.write_eof()
-                self._lingering.add(self)
-                self.loop.call_later(_LINGER_SECONDS, self.abort)
-                return
+        if self.tls is not None or self.transport.is_closing():
+            return False
+        try:
+            self.transport.write_eof()
+        except OSError:  # it is gone already
+            return False
+        self._lingering.add(self)
+        self.loop.call_later(_LINGER_SECONDS, self.abort)
+        return True
+
+    def _close(self) -> None:
+        assert self.transport is not None
         self.transport.close()
         # A client that does not read would keep a closing transport for ever.
         if self.transport.get_write_buffer_size() or self.tls is not None:
@@ -277,12 +286,14 @@ class Connection(SMTP):
         return line
 
     async def _drop_line(self, line: bytes) -> None:
+        """Read on to the end of a line that is too long already."""
         dropped = len(line)
         while not line.endswith(b"\n"):
-            line = await self._take_line(MAX_LINE)
-            dropped += len(line)
+            line = line[-1:] + await self._take_line(MAX_LINE)
+            dropped += len(line) - 1
             if dropped > _MAX_DROPPED_LINE:
                 raise self.goodbye("421 4.7.0", "Line too long")
+        self._broken_line = not line.endswith(b"\r\n")
 
     # -- output
 
@@ -308,8 +319,9 @@ class Connection(SMTP):
             self._replies.clear()
             self._replies_size = 0
             assert self.transport is not None
-            if not self.transport.is_closing():
-                self.transport.write(data.encode("ascii"))
+            awaits_tls = self.listener.implicit and self.tls is None
+            if not self.transport.is_closing() and not awaits_tls:
+                self.transport.write(data.encode("ascii", "replace"))
 
     # -- TLS
 

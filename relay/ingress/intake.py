@@ -65,7 +65,9 @@ class Intake:
         if self.refusal is not None:
             return None
         if self._upload is None:
-            return b"".join(self._parts)
+            content = b"".join(self._parts)
+            self._parts.clear()
+            return content
         try:
             await self._append(self._upload)
             return await self._upload.finish()

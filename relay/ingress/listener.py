@@ -138,6 +138,5 @@ class Listeners:
     def _tls(self, settings: ListenerSettings) -> ServerTls | None:
         if settings.tls is TlsMode.NONE:
             return None
-        tls = ServerTls(settings)
-        self._metrics.certificate_expiry.labels(listener=settings.address).set(tls.expires_at.timestamp())
-        return tls
+        gauge = self._metrics.certificate_expiry.labels(listener=settings.address)
+        return ServerTls(settings, lambda expires_at: gauge.set(expires_at.timestamp()))

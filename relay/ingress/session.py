@@ -55,6 +55,7 @@ class Transaction:
     parameters: MailParameters
     queue_id: str = ""
     recipients: list[NewRecipient] = field(default_factory=list)
+    refused: int = 0
     intake: Intake | None = None
     failed: bool = False
 
@@ -243,10 +244,10 @@ class Session(IdentifiedConnection):
             path = parse_forward_path(octets, smtputf8=smtputf8)
         except PathError as error:
             code = "553 5.6.7" if error.needs_smtputf8 else "501 5.1.3"
-            self.complain(f"{code} Bad recipient address: {error}")
+            self._refuse_recipient(transaction, f"{code} Bad recipient address: {error}")
             return
         except ParameterError as error:
-            self.complain(f"{error.code} 5.5.4 {error}")
+            self._refuse_recipient(transaction, f"{error.code} 5.5.4 {error}")
             return
         if not path.destination:
             path = self.shared.postmaster
@@ -259,6 +260,13 @@ class Session(IdentifiedConnection):
             )
         )
         self.reply("250 2.1.5 Ok")
+
+    def _refuse_recipient(self, transaction: Transaction, reply: str) -> None:
+        """A list may have as many bad addresses as good ones before they count as mistakes of the session."""
+        transaction.refused += 1
+        if transaction.refused > self.shared.settings.max_recipients:
+            self.mistakes += 1
+        self.reply(reply)
 
     def _rcpt_parameters(self, text: bytes, *, smtputf8: bool) -> RcptParameters:
         if not text:
@@ -413,7 +421,10 @@ class Session(IdentifiedConnection):
         self.shared.metrics.received_bytes.inc(message.size)
         events.message_accepted(message)
         if jobs:
-            self.shared.dispatch(jobs)
+            try:
+                self.shared.dispatch(jobs)
+            except Exception as error:  # noqa: BLE001  the top of its task: the message is committed, its leases lapse
+                events.session_failed(str(self.address), error)
 
     _COMMANDS: ClassVar[dict[bytes, "_Command"]] = {
         b"EHLO": IdentifiedConnection.ehlo,

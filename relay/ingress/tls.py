@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -18,14 +19,20 @@ class CertificateError(Exception):
 
 
 class ServerTls:
-    """The current context of one listener. A bad new file keeps the old context, and is said once."""
+    """The current context of one listener. A bad new file keeps the old context, and is said once.
 
-    def __init__(self, settings: ListenerSettings) -> None:
+    `on_loaded` is told when the certificate expires, each time one has been loaded. Constructing raises
+    CertificateError.
+    """
+
+    def __init__(self, settings: ListenerSettings, on_loaded: Callable[[datetime], None] | None = None) -> None:
         self._settings = settings
+        self._on_loaded = on_loaded
         self._files = [path for path in (settings.certificate, settings.key, settings.client_ca) if path is not None]
         self._loading = asyncio.Lock()
         self._stamp = self._stat()
         self.context, self.expires_at = _load(settings)
+        self._tell_expiry()
 
     async def current(self) -> ssl.SSLContext:
         """Return the context for a new session; three file times are looked at first."""
@@ -43,7 +50,12 @@ class ServerTls:
                 events.listener_certificate_rejected(self._settings.address, str(error))
                 return False
             events.listener_certificate_loaded(self._settings.address, self.expires_at)
+            self._tell_expiry()
             return True
+
+    def _tell_expiry(self) -> None:
+        if self._on_loaded is not None:
+            self._on_loaded(self.expires_at)
 
     def _stat(self) -> _Stamp:
         return tuple(_stat(path) for path in self._files)

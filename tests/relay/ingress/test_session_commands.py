@@ -213,6 +213,27 @@ async def test_l8_line_with_bare_lf_is_refused_and_nothing_in_it_executed(cut: i
         assert (await client.say(b"RCPT TO:<b@x.test>")).short == "503 5.5.1"
 
 
+@pytest.mark.parametrize("filler", [12_280, 12_290, 24_580, 60_000])
+async def test_l8_bare_lf_behind_a_line_that_is_too_long(filler: int) -> None:
+    async with world() as it:
+        client = await it.ready()
+        await client.send(b"NOOP " + b"x" * filler + b"\nMAIL FROM:<a@x.test>\r\n")
+        assert [reply.short for reply in await client.replies(2)] == ["500 5.5.2", "500 5.5.2"]
+        assert (await client.say(b"RCPT TO:<b@x.test>")).short == "503 5.5.1"
+
+
+async def test_bad_addresses_of_a_long_list_do_not_end_the_session() -> None:
+    async with world(settings(max_recipients=200)) as it:
+        client = await it.ready()
+        await client.mail()
+        for _ in range(200):
+            assert (await client.say(b"RCPT TO:<bad..one@x.test>")).short == "501 5.1.3"
+        assert (await client.data(b"hi\r\n")).short == "250 2.0.0"
+        await client.mail()
+        await client.send(b"RCPT TO:<\r\n" * 300)
+        assert (await client.closed()).endswith(b"closing connection\r\n")
+
+
 @pytest.mark.parametrize("line", [b"NOOP\rNOOP", b"NO\0OP", b"NOOP\r"])
 async def test_bare_cr_and_nul_in_a_command_are_refused(line: bytes) -> None:
     async with world() as it:

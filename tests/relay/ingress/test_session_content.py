@@ -1,13 +1,14 @@
 """Sessions over a real socket: DATA and BDAT, the commit, and what goes wrong."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from ingress_world import CRLF, RawClient, World, body, settings, world
 from test_ingress_framing import SMUGGLES
 
 from relay.ingress.settings import BareNewlines
-from relay.queue.message import StoredContent
+from relay.queue.message import Job, StoredContent
 from relay.store.protocols import StoreError
 
 MIB = 1024 * 1024
@@ -306,6 +307,19 @@ async def test_leased_jobs_go_to_delivery_and_others_do_not() -> None:
         await client.data(TEXT)
         assert [(job.destination, len(job.recipients)) for job in it.dispatched] == [("one.test", 2)]
         assert it.dispatched[0].content == it.store.messages[0].content
+
+
+async def test_delivery_that_fails_to_take_a_job_does_not_put_the_message_in_doubt() -> None:
+    def broken(jobs: Sequence[Job]) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async with world() as it:
+        it.leasable = frozenset({"remote.test"})
+        it.listeners._shared.dispatch = broken
+        client = await it.ready()
+        await client.mail()
+        assert (await client.data(TEXT)).short == "250 2.0.0"
+        assert len(it.store.messages) == 1
 
 
 @pytest.mark.rfc("5321-4.2.5-a", "code-r")

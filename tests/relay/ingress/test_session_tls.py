@@ -160,6 +160,14 @@ async def test_failed_handshake_ends_the_session_and_is_counted_out(pem: Path) -
         assert it.listeners._shared.connections.open == 0
 
 
+async def test_nothing_is_said_in_the_clear_where_tls_is_implicit(pem: Path) -> None:
+    for access in (AccessSettings(max_connections=1), AccessSettings(max_connections_per_client=1)):
+        async with world(settings(tls_listener(pem, TlsMode.IMPLICIT), access=access)) as it:
+            await it.connect(ssl=trusting(), server_hostname="relay.example.com")
+            second = await it.connect(greeted=False)
+            assert await second.closed() == b""
+
+
 @pytest.mark.rfc("9325-3.1.1-a", "9325-3.1.3-a")
 async def test_tls_1_1_is_refused(pem: Path) -> None:
     old = trusting()
@@ -343,10 +351,15 @@ async def test_changed_certificate_is_taken_and_a_bad_one_keeps_the_old(tmp_path
         assert await serial(it) == SERVER.certificate.serial_number
 
 
-async def test_expiry_is_a_metric(pem: Path) -> None:
+async def test_expiry_is_a_metric(tmp_path: Path, pem: Path) -> None:
+    name = "listener_certificate_expiry_timestamp_seconds"
+    later = AUTHORITY.issue(["relay.example.com"], not_after=SERVER.certificate.not_valid_after_utc + timedelta(days=9))
     async with world(settings(tls_listener(pem))) as it:
-        expires = SERVER.certificate.not_valid_after_utc.timestamp()
-        assert it.metric("listener_certificate_expiry_timestamp_seconds", listener="127.0.0.1:0") == expires
+        for issued in (SERVER, later):
+            replace_file(pem, issued.write(tmp_path / "x").read_bytes())
+            await serial(it)
+            expires = issued.certificate.not_valid_after_utc.timestamp()
+            assert it.metric(name, listener="127.0.0.1:0") == expires
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nonsense"])
