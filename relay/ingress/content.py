@@ -22,10 +22,9 @@ _MAX_BOUNDARIES = 100
 _MAX_BOUNDARY_LINE = 1000
 _MAX_MESSAGE_ID = 500
 _RECEIVED = re.compile(rb"(?im)^received[ \t]*:")
-_MESSAGE_ID = re.compile(rb"(?im)^message-id[ \t]*:((?:[^\r\n]|\r\n[ \t])*)")
 _MESSAGE_TYPE = re.compile(rb"(?i)[ \t]*message/(?:rfc822|global)[ \t]*(?:;|\r|$)")
 _MULTIPART_TYPE = re.compile(rb"(?i)[ \t]*multipart/")
-_CONTENT_TYPE = re.compile(rb"(?im)^content-type[ \t]*:((?:[^\r\n]|\r\n[ \t])*)")
+_FIELD_BODY = re.compile(rb"[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)")
 _BOUNDARY = re.compile(rb'(?i);[\s]*boundary[\s]*=[\s]*(?:"((?:[^"\\\r\n]|\\.){1,70})"|([^\s";,]{1,70}))')
 
 
@@ -144,11 +143,9 @@ class HeaderScan:
         header = self._cut_header(_MAX_HEADER, last=last)
         if header is None:
             return False
-        if header.lower().count(b"\nreceived") + 1 > self._max_received:
+        if header.count(b"\n") > self._max_received:
             self.received = len(_RECEIVED.findall(header))
-        match = _MESSAGE_ID.search(header)
-        if match is not None:
-            self.message_id = _printable(match[1])
+        self.message_id = _printable(_field(header, b"message-id"))
         return self._read_type(header)
 
     def _read_part_header(self, last: bool) -> bool:
@@ -158,8 +155,7 @@ class HeaderScan:
     def _read_type(self, header: bytes) -> bool:
         if not header.isascii():
             self.eight_bit = True
-        match = _CONTENT_TYPE.search(header)
-        media_type = match[1] if match else b""
+        media_type = _field(header, b"content-type")
         if _MESSAGE_TYPE.match(media_type):
             self._step = self._read_part_header
             return True
@@ -177,14 +173,13 @@ class HeaderScan:
     def _cut_header(self, most: int, *, last: bool) -> bytes | None:
         """Take a header section and its empty line off what is held, or return None until it is whole."""
         held = self._held
-        if held.startswith(b"\r\n"):
-            end = 2
-        elif (end := held.find(b"\r\n\r\n", self._looked_at) + 4) < 4:
-            if not last and len(held) <= most:
+        end = 2 if held.startswith(b"\r\n") else held.find(b"\r\n\r\n", self._looked_at, most) + 4
+        if end == 3:  # not found
+            if len(held) < most and not last:
                 self._looked_at = max(len(held) - 3, 0)
                 return None
-            self.eight_bit = self.eight_bit or not last  # it goes on beyond what is looked at
-            end = len(held)
+            end = min(len(held), most)
+            self.eight_bit = self.eight_bit or end == most  # it goes on beyond what is looked at
         self._looked_at = 0
         header = bytes(held[:end])
         del held[:end]
@@ -196,13 +191,11 @@ class HeaderScan:
         if at < 0:
             del held[:-2]
             return False
-        end = held.find(b"\n", at + 1)
-        if end < 0:
-            if not last and len(held) - at <= _MAX_BOUNDARY_LINE:
-                del held[:at]
-                return False
-            end = len(held)
-        if bytes(held[at : min(end, at + _MAX_BOUNDARY_LINE)]).rstrip(b" \t\r") in self._boundaries:
+        end = held.find(b"\n", at + 1, at + _MAX_BOUNDARY_LINE)
+        if end < 0 and not last and len(held) - at < _MAX_BOUNDARY_LINE:
+            del held[:at]
+            return False
+        if end >= 0 and bytes(held[at:end]).rstrip(b" \t\r") in self._boundaries:
             del held[: end + 1]
             self._step = self._read_part_header
         else:
@@ -212,6 +205,18 @@ class HeaderScan:
     def _skip_all(self, _last: bool) -> bool:
         self._held.clear()
         return False
+
+
+def _field(header: bytes, name: bytes) -> bytes:
+    """The body of the first field of that name, given in lower case; empty if there is none."""
+    lowered = b"\n" + header.lower()
+    at = lowered.find(b"\n" + name)
+    while at >= 0:
+        match = _FIELD_BODY.match(header, at + len(name))
+        if match is not None:
+            return match[1]
+        at = lowered.find(b"\n" + name, at + 1)
+    return b""
 
 
 def _printable(value: bytes) -> str:

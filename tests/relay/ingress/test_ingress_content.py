@@ -98,6 +98,8 @@ def test_loops_are_found_by_counting_received() -> None:
     [
         (b"", ""),
         (b"Message-ID: <a@b>\r\n", "<a@b>"),
+        (b"Message-ID : <a@b>\r\n", "<a@b>"),
+        (b"Message-ID-Old: <no@b>\r\nMessage-ID: <a@b>\r\n", "<a@b>"),
         (b"Subject: Message-ID: <no@b>\r\nMESSAGE-ID:<a@b>\r\n", "<a@b>"),
         (b"Message-Id:\r\n <a@b>\r\n", "<a@b>"),
         (b"Message-ID: <a\x1b[31m@b>\r\n", "<a?[31m@b>"),
@@ -165,6 +167,19 @@ def test_eight_bit_and_utf8_header(data: bytes, eight_bit: bool, utf8_header: bo
     ):
         content, _ = take(data, cuts)
         assert (content.facts.eight_bit, content.facts.utf8_header) == (eight_bit, utf8_header)
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1, 5000])
+def test_endless_header_is_looked_at_to_its_bound_however_it_is_cut(extra: int) -> None:
+    hop = b"Received: x\r\n"
+    filler = b"X: " + b"x" * 80_000 + b"\r\n"
+    header = filler * 3 + b"Y: " + b"y" * (256 * 1024 - 3 * len(filler) - 5 + extra) + b"\r\n" + hop * 200 + b"\r\n"
+    for tail in (b"", UMLAUT + b"\r\n"):
+        whole, _ = take(header + tail)
+        for step in (1000, 65536, 100_000):
+            pieces, _ = take(header + tail, list(range(0, len(header), step)))
+            assert (pieces.facts, pieces.problem) == (whole.facts, whole.problem)
+        assert whole.facts.utf8_header == bool(tail)
 
 
 _WORDS = st.lists(
