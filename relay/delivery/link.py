@@ -151,6 +151,8 @@ class Link:
         view = memoryview(content)
         for start in range(0, len(view), BLOCK):
             self._write(view[start : start + BLOCK], 0)
+            # A host that takes all at once would let nobody else have a turn, nor us hear that it has hung up.
+            await asyncio.sleep(0)
             await protocol.drain(self._timeouts.data_block)
 
     async def end_of_data(self, content: bytes, limit: timedelta) -> Reply:

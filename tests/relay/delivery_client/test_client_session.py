@@ -313,6 +313,18 @@ async def test_testing_says_what_it_noted_also_when_the_delivery_fails() -> None
         assert error.tls is not None
 
 
+async def test_testing_notes_the_certificate_also_when_the_second_connection_fails() -> None:
+    banners = iter([None, "554 5.3.2 Not now"])
+    behaviour = MxBehaviour(
+        certificate=CertificateKind.EXPIRED, replies={Say.BANNER: lambda _moment: next(banners, None)}
+    )
+    async with world(behaviour) as at:
+        error = await at.fail(level=Level.TESTING)
+        assert error.failure.kind is FailureKind.REPLY
+        assert error.testing_failure is not None
+        assert error.testing_failure.result_type is ResultType.CERTIFICATE_EXPIRED
+
+
 async def test_testing_meets_a_dead_host_as_no_policy_would() -> None:
     async with world() as at:
         await at.host.close()

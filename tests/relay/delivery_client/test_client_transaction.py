@@ -616,6 +616,31 @@ async def test_e2_a_host_that_does_not_read_is_given_up() -> None:
         assert (error.failure.kind, error.phase) == (FailureKind.TIMEOUT, Phase.CONTENT)
 
 
+@pytest.mark.parametrize("then", [Then.CLOSE, Then.RESET])
+async def test_e5_a_host_that_hangs_up_in_the_middle_of_the_content(then: Then) -> None:
+    async with world(host(DATA=Answer(raw=b"354 go\r\n", then=then))) as at:
+        content = streamed(*[b"x" * 70 + b"\r\n"] * 300_000)
+        error = await at.fail(parcel(content=content, letter=message(size=21_600_000)))
+        # A reset may overtake the 354 that was sent before it.
+        assert error.failure.kind is FailureKind.BROKEN_OFF
+        assert error.phase in (Phase.MAIL, Phase.DATA, Phase.CONTENT)
+
+
+@pytest.mark.parametrize("rest", ["", "503 no\r\n", "gibberish\r\n"])
+async def test_what_follows_a_refused_mail_can_spoil_nothing(rest: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await greet(reader, writer, "PIPELINING")
+        await reader.readuntil(b"DATA\r\n")
+        await say(writer, "550 5.7.1 no\r\n")
+        await asyncio.sleep(SOON.total_seconds() / 5)  # the reply to MAIL is read by then
+        await say(writer, rest)
+
+    async with world(server=serve) as at:
+        result = await at.send(parcel(*ABC))
+        assert (codes(result), result.failure) == ({1: 550, 2: 550, 3: 550}, None)
+        await until(lambda: at.metric("pool_open_connections") == 0)
+
+
 async def test_e3_a_host_that_refuses_in_the_middle_of_the_content_is_out_of_order() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await greet(reader, writer, "PIPELINING")
@@ -669,6 +694,24 @@ async def test_cancelling_closes_the_connection(phase: str) -> None:
             await sending
         await at.host.ended.wait_for(1)
         assert at.metric("pool_open_connections") == 0
+
+
+async def test_k8_a_large_message_lets_others_have_their_turn() -> None:
+    """Content that is there at once, and a host that takes it as fast as it comes."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with world() as at:
+        counting = asyncio.ensure_future(count())
+        content = streamed(*[(b"x" * 62 + b"\r\n") * 1024] * 200)
+        await at.send(parcel(content=content, letter=message(size=64 * 1024 * 200)))
+        counting.cancel()
+    assert turns > 200
 
 
 @pytest.mark.rfc("5321-4.5.3.2-f")
