@@ -18,8 +18,14 @@ class Bulk:
     """A statement with a list of VALUES: `head VALUES (?, ...), (?, ...) tail`."""
 
     def __init__(self, head: str, width: int, tail: str = "") -> None:
-        row = f"({', '.join('?' * width)})"
-        self._texts = tuple([(size, f"{head} VALUES {', '.join([row] * size)}{tail}") for size in _SIZES])
+        self._head = head
+        self._row = f"({', '.join('?' * width)})"
+        self._tail = tail
+        self._texts = tuple([(size, self.text(size)) for size in _SIZES])
+
+    def text(self, size: int) -> str:
+        """The statement for so many rows."""
+        return f"{self._head} VALUES {', '.join([self._row] * size)}{self._tail}"
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
         """Run it for all rows; return how many rows of the table it changed."""

@@ -129,7 +129,7 @@ def _check(connection: sqlite3.Connection, path: Path, schema: Schema, version: 
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Split a script; `executescript` would commit between the statements."""
+    """Split a script, each statement on lines of its own; `executescript` would commit between them."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

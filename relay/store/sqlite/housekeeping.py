@@ -9,7 +9,7 @@ _UPLOAD_LIFE = 3600 * 1_000_000
 _STEP_MESSAGES = 200
 _STEP_CHUNKS = 16
 _STEP_DESTINATIONS = 1000
-STEP_PAGES = 1024
+_STEP_PAGES = 256
 SPARE_PAGES = 4096
 """Free pages left in the file: the next messages use them, and the file does not breathe with each delivery."""
 
@@ -57,9 +57,8 @@ def remove_idle_destinations(connection: sqlite3.Connection, now: int) -> bool:
 def give_pages_back(connection: sqlite3.Connection) -> bool:
     """Make the file smaller by some of the free pages at its end."""
     free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
-    step = min(STEP_PAGES, free - SPARE_PAGES)
-    if step <= 0:
-        return False
-    # One page goes with each row that is fetched; a plain execute frees a single page.
-    connection.execute(f"PRAGMA incremental_vacuum({step})").fetchall()
-    return free - step > SPARE_PAGES
+    step = min(_STEP_PAGES, free - SPARE_PAGES)
+    for _ in range(step):
+        # Whatever number it is given: one page goes with each row, and Python stops at the first, which is empty.
+        connection.execute("PRAGMA incremental_vacuum(1)")
+    return step == _STEP_PAGES

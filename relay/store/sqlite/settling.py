@@ -18,7 +18,7 @@ _KEPT_ATTEMPTS = 11
 """Attempt records kept: the first and the last ten; what lies between tells nothing new."""
 
 # A list of VALUES has columns named column1, column2, ...
-_END_JOBS = Bulk(
+END_JOBS = Bulk(
     "UPDATE jobs SET state = v.column4, waiting = v.column5, hold_reason = v.column6, held_at = v.column7, "
     "held_us = held_us + ifnull(v.column8 - held_at, 0), next_attempt_at = ifnull(v.column9, next_attempt_at), "
     "attempts = attempts - (counted AND NOT v.column10), delay_notified = delay_notified OR v.column11, "
@@ -27,7 +27,7 @@ _END_JOBS = Bulk(
     ") AS v WHERE jobs.id = v.column1 AND jobs.fence = v.column2 AND jobs.leased_by = v.column3 "
     "AND jobs.state = 'leased'",
 )
-_END_RECIPIENTS = Bulk(
+END_RECIPIENTS = Bulk(
     "UPDATE recipients SET state = v.column3, status = ifnull(v.column4, status), "
     "diagnostic = ifnull(v.column5, diagnostic) FROM (",
     5,
@@ -43,11 +43,11 @@ _MARK_FAILED = (
     "UPDATE jobs SET state = 'failed' WHERE id = ?1 AND state = 'delivered' "
     "AND EXISTS (SELECT 1 FROM recipients WHERE job_id = ?1 AND recipients.state = 'failed')"
 )
-_SELECT_OPEN = (
+SELECT_OPEN = (
     "SELECT messages.id, messages.open_jobs, messages.content_id, messages.size "
     "FROM json_each(?) CROSS JOIN jobs ON jobs.id = value CROSS JOIN messages ON messages.id = jobs.message_id"
 )
-_FINISH_MESSAGES = Bulk(
+FINISH_MESSAGES = Bulk(
     "UPDATE messages SET open_jobs = v.column2, finished_at = v.column3 FROM (",
     3,
     ") AS v WHERE messages.id = v.column1",
@@ -122,9 +122,9 @@ def dropped(job: Job, notices: tuple[NewMessage, ...], now: int, terms: LeaseTer
 
 def end_jobs(connection: sqlite3.Connection, ids: RowIds, endings: Sequence[Ending]) -> list[None]:
     """Write the ends of attempts. Raises LeaseLostError if any of the leases is not current."""
-    if _END_JOBS.run(connection, [_job_row(ending) for ending in endings]) != len(endings):
+    if END_JOBS.run(connection, [_job_row(ending) for ending in endings]) != len(endings):
         raise LeaseLostError(f"{', '.join(f'job {e.job.id}' for e in endings)}: not leased to us any more")
-    _END_RECIPIENTS.run(connection, [row for ending in endings for row in ending.recipients])
+    END_RECIPIENTS.run(connection, [row for ending in endings for row in ending.recipients])
     _insert_attempts(connection, ids, endings)
     _finish(connection, [ending for ending in endings if ending.waiting == 0])
     for ending in endings:
@@ -170,12 +170,12 @@ def _finish(connection: sqlite3.Connection, finished: Sequence[Ending]) -> None:
             connection.execute(_MARK_FAILED, (ending.job.id,))
     job_ids = json.dumps([ending.job.id for ending in finished])
     messages: dict[int, tuple[int, int, int]] = {}
-    for message_id, open_jobs, content_id, size in connection.execute(_SELECT_OPEN, (job_ids,)).fetchall():
+    for message_id, open_jobs, content_id, size in connection.execute(SELECT_OPEN, (job_ids,)).fetchall():
         if message_id in messages:
             open_jobs = messages[message_id][0]
         messages[message_id] = (open_jobs - 1, content_id, size)
     now = max(ending.now for ending in finished)
-    _FINISH_MESSAGES.run(
+    FINISH_MESSAGES.run(
         connection,
         [(message_id, open_jobs, None if open_jobs else now) for message_id, (open_jobs, _, _) in messages.items()],
     )

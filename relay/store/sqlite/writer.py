@@ -41,9 +41,8 @@ class _Write:
 class Writer:
     """Runs operations in a thread of its own, each whole or not at all.
 
-    An operation gets the connection inside a transaction, must not end it, and can be run again after a rollback.
-    Its failure fails it alone; a failing commit fails all that were in it. Owns the connection. `rolled_back` is
-    called in the thread after each rollback.
+    An operation gets the connection inside a transaction, must not end it, and can be run again after a rollback:
+    its failure fails it alone. Owns the connection. `rolled_back` is called in the thread after each rollback.
     """
 
     def __init__(
@@ -118,25 +117,29 @@ class Writer:
         return bool(batch)
 
     def _commit(self, batch: list[_Write]) -> None:
-        """Run a batch in one transaction; only if something fails, once more with each operation on its own feet."""
+        """Run a batch in one transaction; only if something fails, once more with each operation in its own."""
         try:
-            self._transact(self._run_jointly, batch)
-        except Exception:  # noqa: BLE001  an operation's fault, of whatever kind, is not its neighbours'
-            self._roll_back()
-        else:
-            return
-        try:
-            self._transact(self._run_singly, batch)
-        except sqlite3.Error as error:
-            self._roll_back()
-            log.exception("store.commit_failed", extra={"writes": len(batch)})
+            self._transact(batch)
+        except Exception as error:  # noqa: BLE001  an operation's fault, of whatever kind, is not its neighbours'
+            if len(batch) == 1 or _busy(error):
+                reported = _reported(error)
+                for write in batch:
+                    write.error = reported
+                return
+            log.info("store.batch_split", extra={"writes": len(batch), "error": str(error)})
             for write in batch:
-                write.error = store_error(error)
+                self._commit([write])
 
-    def _transact(self, run: Callable[[list[_Write]], None], batch: list[_Write]) -> None:
+    def _transact(self, batch: list[_Write]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
-        run(batch)
-        self._connection.execute("COMMIT")
+        try:
+            self._run_jointly(batch)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # a full disk has undone it already
+                self._connection.execute("ROLLBACK")
+            self._rolled_back()
+            raise
 
     def _run_jointly(self, batch: list[_Write]) -> None:
         together: dict[JointOperation[Any, Any], list[_Write]] = {}
@@ -146,28 +149,6 @@ class Writer:
             results = operation(self._connection, [write.item for write in writes])
             for write, result in zip(writes, results, strict=True):
                 write.result = result
-
-    def _run_singly(self, batch: list[_Write]) -> None:
-        """Run each operation so that its failure undoes nothing but itself."""
-        execute = self._connection.execute
-        for write in batch:
-            execute("SAVEPOINT operation")
-            try:
-                (write.result,) = write.operation(self._connection, [write.item])
-            except Exception as error:  # as above
-                write.error = store_error(error)
-                if write.error is not error:
-                    write.error.__cause__ = error
-                    log.warning("store.operation_failed", exc_info=error)
-                # SQLite may have undone the whole transaction (disk full); then this fails, and with it the batch.
-                execute("ROLLBACK TO operation")
-                self._rolled_back()
-            execute("RELEASE operation")
-
-    def _roll_back(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-        self._rolled_back()
 
     def _resolve(self, batch: list[_Write]) -> None:
         for write in batch:
@@ -190,3 +171,17 @@ class Writer:
         for write in batch:
             write.error = error
         self._resolve(batch)
+
+
+def _busy(error: Exception) -> bool:
+    """Whether another process kept us from beginning at all, for as long as we are willing to wait."""
+    return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+
+
+def _reported(error: Exception) -> StoreError:
+    """The error to raise; what is not one of the store's own is logged with its traceback."""
+    reported = store_error(error)
+    if reported is not error:
+        reported.__cause__ = error
+        log.warning("store.operation_failed", exc_info=error)
+    return reported

@@ -1,0 +1,129 @@
+"""The writer thread: group commit, order, failures, its death."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from relay.store.protocols import StoreError
+from relay.store.sqlite.database import Schema, open_database
+from relay.store.sqlite.writer import Writer
+
+SCHEMA = Schema(application_id=7, text="CREATE TABLE t (v INTEGER PRIMARY KEY);")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "t.db"
+
+
+@pytest.fixture
+async def writer(path: Path) -> AsyncIterator[Writer]:
+    writer = Writer(open_database(path, SCHEMA), name="writer")
+    yield writer
+    await writer.close()
+
+
+def values(path: Path) -> list[int]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT v FROM t ORDER BY v")]
+
+
+class Insert:
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __call__(self, connection: sqlite3.Connection) -> int:
+        connection.execute("INSERT INTO t (v) VALUES (?)", (self.value,))
+        return self.value
+
+
+async def test_what_waits_together_is_one_transaction(path: Path, writer: Writer) -> None:
+    statements: list[str] = []
+    await writer.run(lambda connection: connection.set_trace_callback(statements.append))
+    results = await asyncio.gather(*(writer.run(Insert(n)) for n in range(100)))
+    await writer.run(lambda connection: connection.set_trace_callback(None))
+    assert results == list(range(100))
+    assert values(path) == list(range(100))
+    assert statements.count("COMMIT") < 20
+
+
+async def test_what_is_returned_is_on_disk(path: Path, writer: Writer) -> None:
+    for n in range(5):
+        await writer.run(Insert(n))
+        assert values(path)[-1] == n
+
+
+async def test_a_joint_operation_gets_all_that_waits(writer: Writer) -> None:
+    calls: list[int] = []
+
+    def double(connection: sqlite3.Connection, items: Sequence[int]) -> Sequence[int]:
+        calls.append(len(items))
+        return [2 * item for item in items]
+
+    assert await asyncio.gather(*(writer.join(double, n) for n in range(50))) == [2 * n for n in range(50)]
+    assert sum(calls) == 50
+    assert len(calls) < 25
+
+
+async def test_a_batch_is_bounded_by_bytes(path: Path, writer: Writer) -> None:
+    statements: list[str] = []
+    await writer.run(lambda connection: connection.set_trace_callback(statements.append))
+    await asyncio.gather(*(writer.run(Insert(n), size=5_000_000) for n in range(20)))
+    await writer.run(lambda connection: connection.set_trace_callback(None))
+    assert statements.count("COMMIT") >= 10
+
+
+async def test_a_failing_operation_fails_alone_and_is_undone_whole(path: Path, writer: Writer) -> None:
+    def half(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO t (v) VALUES (1000)")
+        raise ZeroDivisionError
+
+    operations = [writer.run(Insert(n)) if n != 5 else writer.run(half) for n in range(10)]
+    results = await asyncio.gather(*operations, return_exceptions=True)
+    assert isinstance(results[5], StoreError)
+    assert isinstance(results[5].__cause__, ZeroDivisionError)
+    assert values(path) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+
+
+async def test_a_cancelled_caller_undoes_nothing_and_done_says_that_nobody_heard(path: Path, writer: Writer) -> None:
+    heard: list[tuple[int, bool]] = []
+    task = asyncio.ensure_future(writer.run(Insert(1), done=lambda value, ears: heard.append((value, ears))))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await writer.run(Insert(2), done=lambda value, ears: heard.append((value, ears)))
+    assert values(path) == [1, 2]
+    assert heard == [(1, False), (2, True)]
+
+
+async def test_a_dead_writer_is_told_to_all_who_wait_and_all_who_come(writer: Writer) -> None:
+    def die(connection: sqlite3.Connection) -> None:
+        raise SystemExit("as a bug would")
+
+    results = await asyncio.gather(
+        writer.run(Insert(1)), writer.run(die), writer.run(Insert(2)), return_exceptions=True
+    )
+    assert any(isinstance(result, StoreError) and "died" in str(result) for result in results)
+    with pytest.raises(StoreError, match="died"):
+        await writer.run(Insert(3))
+
+
+async def test_a_closed_writer_has_written_what_waited(path: Path, writer: Writer) -> None:
+    tasks = [asyncio.ensure_future(writer.run(Insert(n))) for n in range(50)]
+    await asyncio.sleep(0)
+    await writer.close()
+    assert await asyncio.gather(*tasks) == list(range(50))
+    with pytest.raises(StoreError, match="closed"):
+        await writer.run(Insert(99))
+    await writer.close()
+    assert values(path) == list(range(50))
+
+
+async def test_more_callers_than_there_is_room_for_all_get_their_turn(path: Path, writer: Writer) -> None:
+    assert len(await asyncio.gather(*(writer.run(Insert(n)) for n in range(6000)))) == 6000
+    assert len(values(path)) == 6000
