@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from policy.decide import Enforcement, decide
@@ -96,4 +96,12 @@ def with_policy(hosts: Iterable[Host], findings: Findings, enforcement: Enforcem
     None is left out: a host that is refused stays in the list, so that loops are seen and records are whole.
     """
     policy = findings.cached.policy if findings.cached else None
-    return tuple(replace(host, verdict=decide(host.name, policy, enforcement=enforcement)) for host in hosts)
+    return tuple(
+        Host(
+            name=host.name,
+            port=host.port,
+            where=host.where,
+            verdict=decide(host.name, policy, enforcement=enforcement),
+        )
+        for host in hosts
+    )

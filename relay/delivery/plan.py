@@ -152,12 +152,11 @@ class DeliveryPlan:
         base = visit.record or self._blank(visit)
         tls = error.tls or base.tls
         testing_failure = error.testing_failure or base.testing_failure
-        phase = max(error.phase, base.phase, key=lambda phase: phase.value)
         self._put(
             visit,
             replace(
                 base,
-                phase=phase,
+                phase=_further(error.phase, base.phase),
                 tls=tls,
                 testing_failure=testing_failure,
                 failure=error.failure,
@@ -171,8 +170,10 @@ class DeliveryPlan:
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """Return exactly one outcome for each recipient, in the order of the job."""
-        unanswered = {one.recipient_id: one for one in verdicts(self._job, self._records, self._failure)}
-        return tuple(one.outcome or unanswered[one.recipient.id] for one in self._progress.values())
+        return tuple(
+            one.outcome or _verdict(self._job, one.recipient, self._records, self._failure)
+            for one in self._progress.values()
+        )
 
     @property
     def _present(self) -> _Visit:
@@ -247,19 +248,23 @@ class DeliveryPlan:
         )
 
     def _record_session(self, visit: _Visit, result: SendResult, facts: SessionFacts) -> None:
-        base = visit.record or self._blank(visit)
+        assert visit.target is not None
+        before = visit.record
         last = list(result.replies.values())[-1:]
-        phase = max(result.phase, base.phase, key=lambda phase: phase.value)
         self._put(
             visit,
-            replace(
-                base,
-                phase=phase,
+            HostAttempt(
+                mx_host=visit.host.name,
+                address=str(visit.target.address),
+                port=visit.host.port,
+                phase=_further(result.phase, before.phase) if before else result.phase,
+                level=visit.host.level,
+                mx_match=visit.host.mx_match,
                 security=facts.security,
                 tls=facts.tls,
+                reply=last[0] if last else before.reply if before else None,
+                failure=result.failure or self._unanswered(visit, result) or (before.failure if before else None),
                 testing_failure=facts.testing_failure,
-                reply=last[0] if last else base.reply,
-                failure=result.failure or self._unanswered(visit, result) or base.failure,
             ),
         )
 
@@ -288,6 +293,10 @@ class DeliveryPlan:
             self._records.pop()
         self._records.append(record)
         visit.record = record
+
+
+def _further(one: Phase, other: Phase) -> Phase:
+    return one if one.value >= other.value else other
 
 
 def verdicts(job: Job, hosts: Sequence[HostAttempt], failure: HostFailure | None) -> tuple[Outcome, ...]:

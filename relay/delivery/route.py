@@ -6,10 +6,11 @@ No connection slot is held here: a slow DNS or policy host keeps nobody else wai
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from policy.address_guard import is_public
-from policy.answers import Resolver
+from policy.answers import Answer, Resolver, Unknown
 from policy.decide import Enforcement
 from policy.findings import Findings
 from policy.names import IPAddress, parse_address_literal
@@ -17,6 +18,8 @@ from relay.delivery.hosts import SMTP_PORT, Host, NextHop, Route, opportunistic,
 from relay.delivery.mx_list import LOOP, LocatedHost, MxHost, addresses, below_ourselves, mx_hosts
 from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.message import Message, Origin
+
+_MAX_REMEMBERED = 10_000
 
 
 class Policies(Protocol):
@@ -53,6 +56,8 @@ class Router:
         self._policies = policies
         self._settings = settings
         self._draw = draw
+        self._answered: dict[str, None] = {}
+        self._is_public = lru_cache(_MAX_REMEMBERED)(is_public)
 
     def is_fixed(self, message: Message) -> bool:
         """Whether the operator, not the DNS, says where this message goes."""
@@ -87,19 +92,40 @@ class Router:
         return self._judged(route.hosts, findings)
 
     async def _domain_route(self, domain: str, listed: tuple[MxHost, ...]) -> Route:
-        try:
-            async with asyncio.TaskGroup() as group:
-                lookup = group.create_task(self._findings(domain))
-                answers = [group.create_task(self._resolver.addresses(mx.name)) for mx in listed]
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
-        located = [LocatedHost(mx, answer.result()) for mx, answer in zip(listed, answers, strict=True)]
+        findings, answers = await self._ask(domain, listed)
+        located = [LocatedHost(mx, answer) for mx, answer in zip(listed, answers, strict=True)]
         ahead = below_ourselves(located, self._settings.own_addresses)
         if not ahead:
             return Route(failure=LOOP)
         hosts = tuple(self._host(host.mx.name, self._settings.smtp_port, host) for host in ahead)
-        findings = lookup.result()
         return self._judged(hosts, findings) if findings else Route(hosts=hosts)
+
+    async def _ask(self, domain: str, listed: tuple[MxHost, ...]) -> tuple[Findings | None, list[Answer[IPAddress]]]:
+        """Ask for policy and addresses: one after the other if all was answered lately, else side by side.
+
+        What is cached is answered at once, and then tasks would cost more than all the rest of the route.
+        """
+        if domain in self._answered:
+            findings = await self._findings(domain)
+            answers = [await self._resolver.addresses(mx.name) for mx in listed]
+        else:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    lookup = group.create_task(self._findings(domain))
+                    questions = [group.create_task(self._resolver.addresses(mx.name)) for mx in listed]
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from errors
+            findings, answers = lookup.result(), [question.result() for question in questions]
+        self._note(domain, answered=not any(isinstance(answer, Unknown) for answer in answers))
+        return findings, answers
+
+    def _note(self, domain: str, *, answered: bool) -> None:
+        if not answered:
+            self._answered.pop(domain, None)
+            return
+        self._answered[domain] = None
+        if len(self._answered) > _MAX_REMEMBERED:
+            del self._answered[next(iter(self._answered))]
 
     async def _findings(self, domain: str) -> Findings | None:
         if self._settings.enforcement is Enforcement.OFF:
@@ -118,7 +144,7 @@ class Router:
         return Host(name=name, port=port, where=where, verdict=opportunistic(name))
 
     def _may_contact(self, address: IPAddress) -> bool:
-        return self._settings.allow_private_addresses or is_public(address)
+        return self._settings.allow_private_addresses or self._is_public(address)
 
     def _literal_route(self, destination: str, address: IPAddress) -> Route:
         """RFC 5321 §4.1.3: straight to the address; no policy can exist for it (RFC 8461 §3.4)."""

@@ -38,10 +38,14 @@ _BROKEN_OFF = Status(4, 3, 2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How an attempt ended. `unreachable`: no host of the destination could be used, whatever the message."""
+    """How an attempt ended. `unreachable`: no host of the destination could be used, whatever the message.
+
+    `retry_at` is set where the schedule does not say when to try again: the policy is unknown until then.
+    """
 
     attempt: Attempt
     unreachable: bool
+    retry_at: datetime | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,7 +138,7 @@ class DeliveryWorker:
             finished_at=now,
             outcomes=verdicts(job, found.hosts, found.failure),
         )
-        await _finish(job, self._settle(job, attempt, retry_at=None, cools=False))
+        await _finish(job, self._settle(job, attempt, retry_at=ended.retry_at, cools=False))
 
     def shares_route(self, job: Job, other: Job) -> bool:
         """Whether two jobs for the same destination go the same way."""
@@ -228,7 +232,7 @@ class DeliveryWorker:
         waits_for_policy = plan.failure is not None and plan.failure.kind is FailureKind.POLICY_UNKNOWN
         retry_at = run.findings.defer_until if run.findings and waits_for_policy else None
         await self._settle(run.job, attempt, retry_at=retry_at, cools=unreachable and alone())
-        return Ended(attempt=attempt, unreachable=unreachable)
+        return Ended(attempt=attempt, unreachable=unreachable, retry_at=retry_at)
 
     def _attempt(self, run: _Run, plan: DeliveryPlan) -> Attempt:
         return Attempt(

@@ -9,7 +9,7 @@ from datetime import timedelta
 from ipaddress import ip_address
 
 from policy_fakes import HOUR, FakeFetcher, FakeResolver, ManualClock, MemoryPolicyStore, sts_record
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from queue_fakes import MemoryQueueStore
 
 from policy.answers import Answer, Found, MxRecord
@@ -29,7 +29,7 @@ from relay.delivery.tally import Tally
 from relay.delivery.worker import DeliveryWorker
 from relay.metrics import Metrics
 from relay.queue.attempt import FailureKind, HostFailure, Phase, Security
-from relay.queue.message import Envelope, Job, NewMessage, NewRecipient, Notify, Origin
+from relay.queue.message import Envelope, Job, NewMessage, NewRecipient, Notify, Origin, Ret
 from relay.queue.schedule import ScheduleSettings
 from relay.reports.ndr import NoticeSettings
 from relay.status import Reply
@@ -133,7 +133,7 @@ def _facts(target: Target, host: FakeHost) -> SessionFacts:
             return SessionFacts(security=Security.STS, tls=SESSION)
         case Level.TESTING:
             if target.requirement.mx_match is MxMatch.NOT_MATCHED:
-                failure = failure or _tls_failure(FailureKind.HANDSHAKE)
+                failure = _tls_failure(FailureKind.HANDSHAKE)  # RFC 8461 App. B: the name is looked at first
             return SessionFacts(security=Security.OPPORTUNISTIC, tls=SESSION, testing_failure=failure)
         case Level.OPPORTUNISTIC:
             plain = host.tls in (FailureKind.STARTTLS_MISSING, FailureKind.STARTTLS_REFUSED, FailureKind.HANDSHAKE)
@@ -173,6 +173,17 @@ class RecordingStore(MemoryQueueStore):
         self.fail_settles = 0
         self.settle_gate: asyncio.Event | None = None
         self.settling = asyncio.Event()
+        self._lost: set[str] = set()
+
+    def lose(self, queue_id: str) -> None:
+        """Let the content be gone, as on a damaged disk."""
+        self._lost.add(queue_id)
+
+    async def content(self, queue_id: str) -> AsyncIterator[bytes]:
+        if queue_id in self._lost:
+            raise StoreError("the content is gone")
+        async for piece in super().content(queue_id):
+            yield piece
 
     async def settle(self, settlement: Settlement) -> None:
         self.settling.set()
@@ -282,12 +293,13 @@ class World:
         origin: Origin = Origin.CLIENT,
         content: bytes = b"Subject: hello\r\n\r\nhello\r\n",
         notify: frozenset[Notify] | None = None,
+        ret: Ret | None = None,
         lease: frozenset[str] = frozenset(),
     ) -> Sequence[Job]:
         return await self.store.enqueue(
             NewMessage(
                 queue_id=self.new_id(),
-                envelope=Envelope(reverse_path=reverse_path),
+                envelope=Envelope(reverse_path=reverse_path, ret=ret),
                 recipients=tuple(
                     NewRecipient(forward_path=path, destination=path.rpartition("@")[2], notify=notify)
                     for path in paths or ("bob@example.test",)
@@ -331,6 +343,9 @@ class World:
 
     def hosts_contacted(self) -> list[str]:
         return [target.mx_host for target in self.transport.contacted]
+
+    def exposition(self) -> list[str]:
+        return generate_latest(self.registry).decode().splitlines()
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"mta_sts_relay_{name}", labels) or 0.0

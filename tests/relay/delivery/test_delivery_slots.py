@@ -223,3 +223,26 @@ async def test_a_time_out_of_the_body_is_its_own() -> None:
             raise TimeoutError
     async with slots.hold("a.test", "mx.a.test"):
         pass
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    table = SlotTable(SETTINGS)
+    table.gave_way("slow.test")
+    for n in range(25_000):
+        table.succeeded(f"{n}.test", 0.0)
+        table.gave_way(f"{n}.example")
+    assert table.standing("0.test", 0.0) is Standing.NEW
+    assert table.standing("24999.test", 0.0) is Standing.PROVEN
+    assert table.standing("slow.test", 0.0) is Standing.NEW
+
+
+async def test_new_bounds_let_waiters_in() -> None:
+    slots, log, gate = make_slots(connections=4), list[str](), asyncio.Event()
+    tasks = [asyncio.create_task(holder(slots, f"{name}.test", gate, log)) for name in "abc"]
+    await settled()
+    assert log == ["+a.test"]
+    slots.use(SlotSettings(max_connections=12, max_connections_per_destination=4))
+    await settled()
+    assert log == ["+a.test", "+b.test", "+c.test"]
+    gate.set()
+    await asyncio.gather(*tasks)

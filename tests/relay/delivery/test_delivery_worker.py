@@ -19,8 +19,11 @@ from policy.store import FetchFailedError
 from relay.delivery.hosts import NextHop
 from relay.delivery.route import Policies
 from relay.delivery.seam import SendResult
+from relay.delivery.slot_table import SlotSettings
+from relay.delivery.worker import MAX_IN_MEMORY
 from relay.queue.attempt import FailureKind, Phase
-from relay.queue.message import HoldReason, Notify, Origin, State
+from relay.queue.message import HoldReason, Notify, Origin, Ret, State
+from relay.queue.schedule import ScheduleSettings
 from relay.status import Reply
 from relay.store.protocols import QueueFilter, StoreError
 
@@ -251,7 +254,7 @@ async def test_the_second_attempt_uses_the_policy_that_came_between() -> None:
     assert not entry.attempts_made[-1].record_checked, "nothing was refused, so nothing had to be checked"
 
 
-@pytest.mark.rfc("8461-3.4-e", "8461-8.4-a")
+@pytest.mark.rfc("8461-8.4-a")
 async def test_our_own_name_in_the_list_counts_before_the_policy_does() -> None:
     world = World()
     world.domain("example.test", "mx.example.test", "relay.example.com", "late.example.test")
@@ -287,6 +290,72 @@ async def test_an_unknown_record_defers_to_the_end_of_the_grace_and_then_deliver
     assert entry.next_attempt_at == world.clock.now() + timedelta(minutes=30)
     assert world.transport.contacted == []
     assert (await world.again(after=timedelta(minutes=30))).state is State.DELIVERED
+
+
+@pytest.mark.rfc("8461-1.1-a", "8461-1.1-c")
+async def test_each_recipient_domain_has_a_policy_and_a_job_of_its_own() -> None:
+    world = World()
+    modes = {"enforce.test": "enforce", "testing.test": "testing", "none.test": ""}
+    for domain, mode in modes.items():
+        world.domain(domain, "shared.example.test")
+        if mode:
+            world.publish(domain, "1", mode, "shared.example.test")
+    world.transport.hosts["shared.example.test"].tls = FailureKind.CERTIFICATE
+    content = b"To: <dave@other.test>\r\n\r\nhello\r\n"
+    await world.enqueue(*(f"bob@{domain}" for domain in modes), content=content)
+    states = {}
+    for domain in modes:
+        job = await world.claim(domain)
+        await world.worker.attempt(job)
+        states[domain] = (await world.entry(job)).state
+    assert states == {"enforce.test": State.QUEUED, "testing.test": State.DELIVERED, "none.test": State.DELIVERED}
+    records = {name for kind, name in world.resolver.asked if kind == "TXT"}
+    assert records == {f"_mta-sts.{domain}" for domain in modes}
+
+
+@pytest.mark.rfc("8461-B-a")
+async def test_a_host_that_cannot_be_connected_to_is_no_failure_of_the_policy() -> None:
+    world = World()
+    world.publish("example.test", "1", "enforce", "mx.example.test")
+    world.transport.hosts["mx.example.test"].down = down(FailureKind.CONNECTION_REFUSED)
+    entry = await world.attempt()
+    assert entry.recipients[0].status == "4.4.316"
+    assert not entry.attempts_made[0].outcomes[0].refused
+    assert not any("enforcement_failures" in line and not line.startswith("#") for line in world.exposition())
+    assert world.resolver.asked_fresh == []
+
+
+@pytest.mark.rfc("8461-B-b")
+@pytest.mark.parametrize("mode", ["enforce", "testing"])
+async def test_a_name_that_does_not_match_is_what_counts_not_the_tls_behind_it(mode: str) -> None:
+    world = World()
+    world.publish("example.test", "1", mode, "other.test")
+    world.transport.hosts["mx.example.test"].tls = FailureKind.CERTIFICATE
+    await world.attempt()
+    assert world.metric("enforcement_failures_total", type="validation-failure", mode=mode) == 1
+    assert world.metric("enforcement_failures_total", type="certificate-expired", mode=mode) == 0
+
+
+async def test_one_host_whose_addresses_cannot_be_found_does_not_hold_up_the_others() -> None:
+    world = World()
+    world.domain("example.test", "mx.example.test", "mx2.example.test")
+    world.addresses("mx.example.test", SERVFAIL)
+    entry = await world.attempt()
+    assert entry.state is State.DELIVERED
+    assert [host.failure.kind if host.failure else None for host in entry.attempts_made[0].hosts] == [
+        FailureKind.DNS_UNKNOWN,
+        None,
+    ]
+
+
+async def test_jobs_that_share_an_unknown_policy_wait_for_the_end_of_its_grace_too() -> None:
+    world = World()
+    world.resolver.publish("example.test", SERVFAIL)
+    first, second = await world.job(), await world.job()
+    ended = await world.worker.attempt(first)
+    assert ended is not None
+    await world.worker.share(second, ended)
+    assert (await world.entry(second)).next_attempt_at == world.clock.now() + timedelta(minutes=30)
 
 
 # -- what hosts answer -------------------------------------------------------------------------------------------
@@ -462,6 +531,40 @@ async def test_an_address_literal_goes_straight_there_without_a_policy() -> None
     assert world.resolver.asked == []
 
 
+@pytest.mark.parametrize(
+    ("literal", "state", "status"),
+    [("[10.0.0.1]", State.QUEUED, "4.4.4"), ("[198.41.50.1]", State.FAILED, "5.4.6")],
+)
+async def test_an_address_literal_that_is_private_or_ours_is_not_contacted(
+    literal: str, state: State, status: str
+) -> None:
+    world = World(own_addresses=frozenset({ip_address("198.41.50.1")}))
+    entry = await world.attempt(f"bob@{literal}")
+    assert (entry.state, entry.recipients[0].status) == (state, status)
+    assert world.transport.contacted == []
+
+
+@pytest.mark.rfc("8461-3.4-d", "8461-3.4-f")
+async def test_policies_of_parents_and_of_alias_targets_are_never_asked_for() -> None:
+    world = World()
+    world.domain("mail.example.test", "mx.example.test")
+    world.publish("example.test", "1", "enforce", "other.test")
+    assert (await world.attempt("bob@mail.example.test")).state is State.DELIVERED
+    assert {name for kind, name in world.resolver.asked if kind == "TXT"} == {"_mta-sts.mail.example.test"}
+
+
+@pytest.mark.rfc("8461-3.4-e")
+async def test_a_domain_without_mx_is_its_own_host_and_must_be_named_by_its_policy() -> None:
+    world = World()
+    world.resolver.mx_answers["plain.test"] = NODATA
+    world.addresses("plain.test", found_addresses("198.41.9.9"))
+    world.publish("plain.test", "1", "enforce", "mx.plain.test")
+    assert (await world.attempt("bob@plain.test")).recipients[0].status == "4.4.8"
+    world.publish("plain.test", "2", "enforce", "plain.test")
+    assert (await world.again("plain.test", after=6 * MINUTE)).state is State.DELIVERED
+    assert world.transport.contacted[0].requirement.mx_host == "plain.test"
+
+
 async def test_notices_of_ours_take_the_fixed_route_and_clients_mail_does_not() -> None:
     route = (NextHop(host=ip_address("10.1.1.1"), port=2525), NextHop(host="mta.contoso.test"))
     world = World(ndr_route=route)
@@ -569,6 +672,7 @@ async def test_a_policy_store_that_fails_defers() -> None:
     assert (entry.state, entry.recipients[0].status) == (State.QUEUED, "4.3.0")
 
 
+@pytest.mark.rfc("5321-4.5.4-a")
 async def test_a_message_without_a_sender_that_fails_is_held(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.transport.hosts["mx.example.test"].replies = {"bob@example.test": Reply(550, ("5.1.1 no",))}
@@ -621,3 +725,76 @@ async def test_shared_failures_are_written_as_attempts_of_their_own() -> None:
     entry = await world.entry(second)
     assert (entry.state, entry.recipients[0].status) == (State.QUEUED, "4.4.315")
     assert len(world.transport.contacted) == 1
+
+
+async def test_large_content_is_streamed_and_small_content_read_once() -> None:
+    world = World()
+    world.domain("example.test", "mx.example.test", "mx2.example.test")
+    for name in ("mx.example.test", "mx2.example.test"):
+        world.transport.hosts[name].replies = {"bob@example.test": Reply(451, ("4.3.0 later",))}
+    for size in (1000, MAX_IN_MEMORY + 1):
+        await world.enqueue(content=b"Subject: x\r\n\r\n" + b"x" * size)
+        await world.worker.attempt(await world.claim())
+    contents = [parcel.content for _, parcel in world.transport.sent]
+    assert contents[0] is contents[1], "read once for both hosts"
+    assert callable(contents[2])
+    assert len(b"".join([piece async for piece in contents[2]()])) == MAX_IN_MEMORY + 15
+
+
+async def test_content_that_is_gone_defers_and_does_not_bounce() -> None:
+    world = World()
+    job = await world.job()
+    world.store.lose(job.message.queue_id)
+    await world.worker.attempt(job)
+    entry = await world.entry(job)
+    assert (entry.state, entry.recipients[0].status) == (State.QUEUED, "4.3.0")
+
+
+async def test_a_host_that_gave_way_to_others_is_tried_later() -> None:
+    world = World(
+        patience_seconds=0.01, slots_settings=SlotSettings(max_connections=4, max_connections_per_destination=1)
+    )
+    world.domain("slow.test", "mx.slow.test")
+    world.transport.hosts["mx.slow.test"].connect_gate = asyncio.Event()
+    slow, fresh = await world.job("bob@slow.test"), await world.job()
+    attempt = asyncio.create_task(world.worker.attempt(slow))
+    await asyncio.wait_for(world.transport.started.wait(), 5)
+    await asyncio.wait_for(world.worker.attempt(fresh), 5)
+    await attempt
+    assert (await world.entry(fresh)).state is State.DELIVERED
+    entry = await world.entry(slow)
+    assert (entry.state, entry.recipients[0].status) == (State.QUEUED, "4.4.315")
+
+
+async def test_after_drain_no_host_is_contacted_any_more() -> None:
+    world = World()
+    world.worker.drain()
+    entry = await world.attempt()
+    assert (entry.state, entry.attempts) == (State.QUEUED, 0)
+    assert world.transport.contacted == []
+
+
+async def test_an_ndr_to_an_address_that_is_none_is_reported_and_harms_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    with caplog.at_level(logging.ERROR, "relay"):
+        entry = await world.attempt("bob@nowhere.test", reverse_path="alice@-bad-.test")
+    assert entry.state is State.FAILED
+    assert [record.message for record in caplog.records] == ["notice.impossible"]
+
+
+async def test_ret_full_gets_the_whole_message_back() -> None:
+    world = World()
+    await world.enqueue("bob@nowhere.test", ret=Ret.FULL)
+    await world.worker.attempt(await world.claim("nowhere.test"))
+    (ndr,) = await world.notices_to()
+    assert b"\r\nhello\r\n" in ndr
+
+
+async def test_new_settings_hold_from_the_next_attempt_on() -> None:
+    world, other = World(), World()
+    world.worker.use(router=other.router, transport=other.transport, notices=world.notices, schedule=ScheduleSettings())
+    assert (await world.attempt()).state is State.DELIVERED
+    assert world.transport.contacted == []
+    assert other.hosts_contacted() == ["mx.example.test"]
