@@ -282,6 +282,7 @@ class MemoryQueueStore:
         def release(job: _Job) -> None:
             self._end_hold(job, now)
             job.state, job.next_attempt_at, job.lapses = State.QUEUED, now, 0
+            self._cooled.pop(job.destination, None)
 
         return self._operate(which, release, State.HELD)
 

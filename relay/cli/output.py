@@ -14,6 +14,7 @@ from relay.printable import printable
 from relay.status import Reply, Status
 
 _MAX_CELL = 300
+_WIDTH_IN_A_FILE = 240
 
 
 def plain(value: object) -> Any:
@@ -47,24 +48,27 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows for people; what is wide is folded, never cut."""
+    """Print rows for people; what is wide is folded, never cut, and the first column not even that."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(Text(shown(cell)) for cell in row))
     console().print(table)
 
 
 def console() -> Any:
-    """Return a console that prints text as it is, without markup."""
+    """Return a console that prints text as it is, without markup, and into files without folding."""
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=False)
+    made = Console(markup=False, emoji=False, highlight=False)
+    if not made.is_terminal:
+        made.width = _WIDTH_IN_A_FILE
+    return made
 
 
 def shown(value: object) -> str:

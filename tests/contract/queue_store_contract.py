@@ -707,6 +707,13 @@ class QueueStoreContract:
         await store.release(ALL)
         assert (await claim_one(store)).held_for == DAY + HOUR
 
+    async def test_release_ends_the_cool_down(self, store: QueueStore) -> None:
+        (job,) = await store.enqueue(message("Q1"), frozenset({"to.test"}))
+        await store.settle(replace(settlement(job, Verdict.QUEUED), cool_destination=HOUR))
+        await store.operator_hold(ALL)
+        assert await store.release(ALL) == 1
+        assert ids(await store.claim("to.test", 10)) == ["Q1"]
+
     async def test_a_leased_job_is_left_alone(self, store: QueueStore) -> None:
         (job,) = await store.enqueue(message("Q1"), frozenset({"to.test"}))
         assert await store.retry(ALL) == 0

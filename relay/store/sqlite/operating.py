@@ -68,8 +68,9 @@ def hold(connection: sqlite3.Connection, ids: Sequence[int], now: int) -> int:
 
 
 def release(connection: sqlite3.Connection, ids: Sequence[int], now: int) -> int:
-    """Make held jobs due now; the time they were held does not count towards expiry."""
+    """Make held jobs due now, an attempt included; the time they were held does not count towards expiry."""
     released = connection.executemany(_RELEASE, [(now, now, job_id) for job_id in ids])
+    connection.execute(_WARM, (now, json.dumps(ids)))
     return released.rowcount
 
 
