@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from argon2 import PasswordHasher
+from argon2 import PasswordHasher, extract_parameters
 
 from relay.ingress.auth import AuthError, Credentials, decode_response, plain_credentials
 from relay.ingress.users import Users, UsersFileError
@@ -36,6 +36,11 @@ async def test_password_is_verified(path: Path) -> None:
     assert not await users.verify("alice", "")
     assert not await users.verify("carol", "secret")
     assert not await users.verify("carol", ""), "the stand-in for nobody is nobody's password"
+
+
+def test_nobody_takes_as_long_as_somebody(path: Path) -> None:
+    """The stand-in for names that do not exist is hashed as `user add` hashes."""
+    assert extract_parameters(Users(path)._nobody) == extract_parameters(PasswordHasher().hash("x"))
 
 
 async def test_changed_file_is_read_again_and_a_bad_one_keeps_the_old(path: Path) -> None:

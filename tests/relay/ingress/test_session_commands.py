@@ -141,7 +141,7 @@ async def test_helo_session_takes_mail_but_no_parameters() -> None:
         assert b"with SMTP id" in it.store.messages[0].content  # type: ignore[operator]
 
 
-@pytest.mark.rfc("3461-5.1-a", "3461-5.1-c", "2034-4-a")
+@pytest.mark.rfc("3461-5.1-a", "3461-5.1-c", "5321-4.5.1-b", "5321-2.4-a", "5321-4.1.1.3-a")
 async def test_envelope_is_kept_whole() -> None:
     async with world() as it:
         client = await it.ready()
@@ -197,6 +197,16 @@ async def test_lines_of_1036_and_2048_octets_are_commands_and_longer_ones_are_re
             assert (await client.say(b"NOOP " + b"x" * (length - 5))).short == "500 5.5.2"
         assert (await client.data(b"hi\r\n")).code == 250
         assert len(it.store.messages[0].recipients) == 2
+
+
+async def test_l14_line_limits_are_the_same_for_every_session_and_after_every_ehlo() -> None:
+    async with world() as it:
+        first = await it.ready()
+        for _ in range(20):
+            await first.hello()
+        for client in (first, await it.ready(), first):
+            assert (await client.say(b"NOOP " + b"x" * 2043)).code == 250
+            assert (await client.say(b"NOOP " + b"x" * 2044)).short == "500 5.5.2"
 
 
 @pytest.mark.rfc("5321-2.3.8-a")

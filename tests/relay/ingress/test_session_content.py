@@ -299,6 +299,7 @@ async def test_half_closed_client_gets_its_replies() -> None:
         assert len(it.store.messages) == 1
 
 
+@pytest.mark.rfc("5321-6.1-e")
 async def test_leased_jobs_go_to_delivery_and_others_do_not() -> None:
     async with world() as it:
         it.leasable = frozenset({"one.test"})
