@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
+for directory in ("contract", "e2e", "real"):
+    sys.path.insert(0, str(Path(__file__).parent / directory))
+
+# Fixtures of single directories; a second conftest.py would be a second module of that name for mypy.
+pytest_plugins = ["e2e_scene", "real_world"]
 
 REQUIRE_ALL = bool(os.environ.get("REQUIRE_ALL"))
 """Set by .ci/run: a skipped test is a failure, since it has shown nothing."""

@@ -2,7 +2,7 @@
 
 import json
 
-from e2e_world import QUICK_RETRIES, World, status_fields
+from e2e_scene import QUICK_RETRIES, Scene, status_fields
 
 from relay.lab.ca import CertificateKind
 from relay.lab.dns import DnsFault
@@ -13,165 +13,165 @@ from relay.lab.policy_host import PolicySite
 SLOW_RETRIES = '[queue]\nretry = ["1h"]\n'
 
 
-async def _queued(world: World, lab: Lab, *subjects: str) -> list[str]:
+async def _queued(scene: Scene, lab: Lab, *subjects: str) -> list[str]:
     """Send messages to a domain whose DNS is broken; return their ids. The first is tried, the others wait with it."""
     await lab.domain("shop.test", mx=[("mx1.shop.test", 10, None)])
     lab.dns.override("shop.test", "MX", DnsFault.SERVFAIL)
-    first = await world.send("bob@shop.test", subject=subjects[0])
-    await world.settled(first, "deferred")
-    return [first, *[await world.send("bob@shop.test", subject=subject) for subject in subjects[1:]]]
+    first = await scene.send("bob@shop.test", subject=subjects[0])
+    await scene.settled(first, "deferred")
+    return [first, *[await scene.send("bob@shop.test", subject=subject) for subject in subjects[1:]]]
 
 
-async def test_queue_list_show_and_retry(world: World, lab: Lab) -> None:
-    world.configure(SLOW_RETRIES)
-    async with world.relay:
-        first, second = await _queued(world, lab, "one", "two")
-        listed = await world.cli_json("queue", "list", "--domain", "shop.test")
+async def test_queue_list_show_and_retry(scene: Scene, lab: Lab) -> None:
+    scene.configure(SLOW_RETRIES)
+    async with scene.relay:
+        first, second = await _queued(scene, lab, "one", "two")
+        listed = await scene.cli_json("queue", "list", "--domain", "shop.test")
         assert {entry["queue_id"] for entry in listed} == {first, second}
         assert listed[0]["state"] == "queued"
         assert listed[0]["recipients"][0]["forward_path"] == "bob@shop.test"
         assert {entry["recipients"][0]["status"] for entry in listed} == {"", "4.4.312"}
-        assert (await world.cli("queue", "list", "--older-than", "1h"))[0] == 1
-        assert (await world.cli("queue", "list", "--state", "delivered"))[0] == 1
-        (shown,) = await world.cli_json("queue", "show", first)
+        assert (await scene.cli("queue", "list", "--older-than", "1h"))[0] == 1
+        assert (await scene.cli("queue", "list", "--state", "delivered"))[0] == 1
+        (shown,) = await scene.cli_json("queue", "show", first)
         assert shown["attempts_made"][0]["number"] == 1
-        status, table, _ = await world.cli("queue", "list")
+        status, table, _ = await scene.cli("queue", "list")
         assert status == 0
         assert first in table
-        assert (await world.cli("queue", "show", "NO-SUCH-ID"))[0] == 1
+        assert (await scene.cli("queue", "show", "NO-SUCH-ID"))[0] == 1
         lab.dns.override("shop.test", "MX", None)
-        assert await world.cli_json("queue", "retry", first) == {"count": 1}
-        await world.settled(first, "delivered")
-        await world.settled(second, "delivered")  # the cool-down of the destination is over for it too
-        assert await world.cli_json("queue", "retry", "--sender", "alice@legacy.test") == {"count": 0}
-        assert len(await world.cli_json("queue", "list", "--all")) == 2
+        assert await scene.cli_json("queue", "retry", first) == {"count": 1}
+        await scene.settled(first, "delivered")
+        await scene.settled(second, "delivered")  # the cool-down of the destination is over for it too
+        assert await scene.cli_json("queue", "retry", "--sender", "alice@legacy.test") == {"count": 0}
+        assert len(await scene.cli_json("queue", "list", "--all")) == 2
 
 
-async def test_queue_hold_release_and_drop(world: World, lab: Lab) -> None:
-    world.configure(SLOW_RETRIES)
-    async with world.relay:
-        held, dropped, silent = await _queued(world, lab, "held", "dropped", "silent")
-        assert await world.cli_json("queue", "hold", held) == {"count": 1}
-        (entry,) = await world.cli_json("queue", "list", "--state", "held")
+async def test_queue_hold_release_and_drop(scene: Scene, lab: Lab) -> None:
+    scene.configure(SLOW_RETRIES)
+    async with scene.relay:
+        held, dropped, silent = await _queued(scene, lab, "held", "dropped", "silent")
+        assert await scene.cli_json("queue", "hold", held) == {"count": 1}
+        (entry,) = await scene.cli_json("queue", "list", "--state", "held")
         assert (entry["queue_id"], entry["hold_reason"]) == (held, "operator")
-        assert await world.cli_json("queue", "drop", dropped) == {"count": 1}
-        assert await world.cli_json("queue", "drop", silent, "--silent") == {"count": 1}
+        assert await scene.cli_json("queue", "drop", dropped) == {"count": 1}
+        assert await scene.cli_json("queue", "drop", silent, "--silent") == {"count": 1}
         lab.dns.override("shop.test", "MX", None)
-        assert await world.cli_json("queue", "release", "--all") == {"count": 1}
-        await world.settled(held, "delivered")
-        (ndr,) = await world.ndrs()
+        assert await scene.cli_json("queue", "release", "--all") == {"count": 1}
+        await scene.settled(held, "delivered")
+        (ndr,) = await scene.ndrs()
         assert ndr["subject"] == "Undeliverable: dropped"
         assert status_fields(ndr)[1]["status"] == "5.3.2"
     assert len(lab.hosts["mx1.shop.test"].messages) == 1
 
 
-async def test_queue_pause_keeps_new_mail_too(world: World, lab: Lab) -> None:
+async def test_queue_pause_keeps_new_mail_too(scene: Scene, lab: Lab) -> None:
     await lab.domain("shop.test", mx=[("mx1.shop.test", 10, None)])
-    async with world.relay:
-        assert (await world.cli("queue", "pause", "--domain", "Shop.test."))[0] == 0
-        queue_id = await world.send("bob@shop.test")
-        await world.settled(await world.send("bob@no-such.test"), "failed")
-        (entry,) = await world.cli_json("queue", "show", queue_id)
+    async with scene.relay:
+        assert (await scene.cli("queue", "pause", "--domain", "Shop.test."))[0] == 0
+        queue_id = await scene.send("bob@shop.test")
+        await scene.settled(await scene.send("bob@no-such.test"), "failed")
+        (entry,) = await scene.cli_json("queue", "show", queue_id)
         assert (entry["state"], entry["attempts"]) == ("queued", 0)
-        assert (await world.cli("queue", "resume", "--domain", "shop.test"))[0] == 0
-        await world.settled(queue_id, "delivered")
+        assert (await scene.cli("queue", "resume", "--domain", "shop.test"))[0] == 0
+        await scene.settled(queue_id, "delivered")
 
 
-async def test_queue_commands_ask_which(world: World) -> None:
-    async with world.relay:
+async def test_queue_commands_ask_which(scene: Scene) -> None:
+    async with scene.relay:
         for verb in ("retry", "hold", "release", "drop"):
-            status, _, err = await world.cli("queue", verb)
+            status, _, err = await scene.cli("queue", verb)
             assert (status, err.startswith("say which")) == (2, True), err
-        assert (await world.cli("queue", "drop", "--older-than", "long"))[0] == 2
+        assert (await scene.cli("queue", "drop", "--older-than", "long"))[0] == 2
 
 
-async def test_queue_of_a_relay_that_never_ran(world: World) -> None:
-    status, _, err = await world.cli("queue", "list")
+async def test_queue_of_a_relay_that_never_ran(scene: Scene) -> None:
+    status, _, err = await scene.cli("queue", "list")
     assert status == 1
     assert "there is no queue in" in err
-    assert not (world.directory / "state").exists()
+    assert not (scene.directory / "state").exists()
 
 
-async def test_policy_list_show_refresh_and_forget(world: World, lab: Lab) -> None:
+async def test_policy_list_show_refresh_and_forget(scene: Scene, lab: Lab) -> None:
     shop = await lab.domain(
         "shop.test", mx=[("mx1.shop.test", 10, None)], policy=PolicySite(mode="enforce", mx=("mx1.shop.test",), id="1")
     )
-    async with world.relay:
-        assert (await world.cli("policy", "list"))[0] == 1
-        await world.settled(await world.send("bob@shop.test"), "delivered")
-        (known,) = await world.cli_json("policy", "list")
+    async with scene.relay:
+        assert (await scene.cli("policy", "list"))[0] == 1
+        await scene.settled(await scene.send("bob@shop.test"), "delivered")
+        (known,) = await scene.cli_json("policy", "list")
         assert (known["policy_domain"], known["mode"], known["id"]) == ("shop.test", "enforce", "1")
-        status, table, _ = await world.cli("policy", "list")
+        status, table, _ = await scene.cli("policy", "list")
         assert (status, "mx1.shop.test" in table) == (0, True)
-        shown = await world.cli_json("policy", "show", "SHOP.test")
+        shown = await scene.cli_json("policy", "show", "SHOP.test")
         assert shown["text"].startswith("version: STSv1")
         shop.publish(PolicySite(mode="testing", mx=("mx1.shop.test",), id="1"))
-        status, said, _ = await world.cli("policy", "refresh", "shop.test")
+        status, said, _ = await scene.cli("policy", "refresh", "shop.test")
         assert (status, said) == (0, "shop.test: testing, id 1 (fetched)\n")
-        assert (await world.cli("policy", "refresh", "no-policy.test"))[0] == 1
-        assert (await world.cli("policy", "forget", "shop.test"))[0] == 0
-        assert (await world.cli("policy", "forget", "shop.test"))[0] == 1
-        assert (await world.cli("policy", "show", "shop.test"))[0] == 1
+        assert (await scene.cli("policy", "refresh", "no-policy.test"))[0] == 1
+        assert (await scene.cli("policy", "forget", "shop.test"))[0] == 0
+        assert (await scene.cli("policy", "forget", "shop.test"))[0] == 1
+        assert (await scene.cli("policy", "show", "shop.test"))[0] == 1
 
 
-async def test_check_says_what_the_relay_would_do(world: World, lab: Lab) -> None:
+async def test_check_says_what_the_relay_would_do(scene: Scene, lab: Lab) -> None:
     bad = MxBehaviour(certificate=CertificateKind.EXPIRED)
     await lab.domain(
         "shop.test",
         mx=[("mx1.shop.test", 10, None), ("mx2.shop.test", 20, bad), ("mx3.shop.test", 30, None)],
         policy=PolicySite(mode="enforce", mx=("mx1.shop.test", "mx2.shop.test"), id="7"),
     )
-    status, out, err = await world.cli("check", "bob@Shop.test", "--json")
+    status, out, err = await scene.cli("check", "bob@Shop.test", "--json")
     assert status == 0, err
     found = json.loads(out)
     assert (found["deliverable"], found["policy"]["id"], found["policy"]["mode"]) == (True, "7", "enforce")
     assert [host["usable"] for host in found["hosts"]] == [True, True, False]
     assert found["hosts"][2]["failure"]["kind"] == "mx-not-in-policy"
-    found = await world.cli_json("check", "shop.test", "--connect")
+    found = await scene.cli_json("check", "shop.test", "--connect")
     assert [host["usable"] for host in found["hosts"]] == [True, False, False]
     (good,), (expired,) = found["hosts"][0]["connections"], found["hosts"][1]["connections"]
     assert good["facts"]["security"] == "sts"
     assert good["facts"]["tls"]["verified"] is True
     assert expired["failure"]["tls"]["result_type"] == "certificate-expired"
-    status, text, _ = await world.cli("check", "shop.test", "--connect")
+    status, text, _ = await scene.cli("check", "shop.test", "--connect")
     assert (status, "mail would be delivered" in text) == (0, True)
     assert not lab.hosts["mx1.shop.test"].messages
     assert all("MAIL" not in session.verbs() for host in lab.hosts.values() for session in host.sessions)
-    assert not (world.directory / "state").exists()
+    assert not (scene.directory / "state").exists()
 
 
-async def test_check_tells_bad_news_by_its_exit_status(world: World, lab: Lab) -> None:
+async def test_check_tells_bad_news_by_its_exit_status(scene: Scene, lab: Lab) -> None:
     lab.dns.null_mx("null.test")
     await lab.domain(
         "bad.test",
         mx=[("mx1.bad.test", 10, MxBehaviour(offers_starttls=False))],
         policy=PolicySite(mode="enforce", mx=("mx1.bad.test",)),
     )
-    assert (await world.cli("check", "null.test"))[0] == 1
-    assert (await world.cli("check", "bad.test"))[0] == 0
-    status, text, _ = await world.cli("check", "bad.test", "--connect")
+    assert (await scene.cli("check", "null.test"))[0] == 1
+    assert (await scene.cli("check", "bad.test"))[0] == 0
+    status, text, _ = await scene.cli("check", "bad.test", "--connect")
     assert status == 1
     assert "STARTTLS" in text
-    assert (await world.cli("check", "not a domain"))[0] == 2
+    assert (await scene.cli("check", "not a domain"))[0] == 2
 
 
-async def test_check_uses_the_policies_of_the_relay(world: World, lab: Lab) -> None:
+async def test_check_uses_the_policies_of_the_relay(scene: Scene, lab: Lab) -> None:
     shop = await lab.domain(
         "shop.test", mx=[("mx1.shop.test", 10, None)], policy=PolicySite(mode="enforce", mx=("mx1.shop.test",), id="1")
     )
-    async with world.relay:
-        await world.settled(await world.send("bob@shop.test"), "delivered")
+    async with scene.relay:
+        await scene.settled(await scene.send("bob@shop.test"), "delivered")
         shop.announce()
         shop.policy_host_down()
-        found = await world.cli_json("check", "shop.test")
+        found = await scene.cli_json("check", "shop.test")
     assert (found["policy"]["result"], found["policy"]["mode"]) == ("cached", "enforce")
 
 
-async def test_config_check_warns_of_an_ndr_that_could_not_arrive(world: World, lab: Lab) -> None:
-    assert await world.cli("config", "check") == (0, f"{world.config}: good\n", "")
+async def test_config_check_warns_of_an_ndr_that_could_not_arrive(scene: Scene, lab: Lab) -> None:
+    assert await scene.cli("config", "check") == (0, f"{scene.config}: good\n", "")
     lab.dns.null_mx("legacy.test")
-    world.configure(QUICK_RETRIES, ndr_route=False)
-    status, out, _ = await world.cli("config", "check")
+    scene.configure(QUICK_RETRIES, ndr_route=False)
+    status, out, _ = await scene.cli("config", "check")
     assert status == 0
     assert "warning: an NDR to legacy.test would not arrive" in out
     assert "set ndr.route" in out

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from e2e_world import QUICK_RETRIES, World, parsed
+from e2e_scene import QUICK_RETRIES, Scene, parsed
 
 from relay.lab.client import SmtpClient
 from relay.lab.internet import Lab
@@ -30,22 +30,22 @@ async def test_kill_9_loses_nothing_that_was_answered_with_250(lab: Lab, tmp_pat
         mx=[("mx1.shop.test", 10, MxBehaviour(replies={Phase.RCPT: _no_nobody}))],
         policy=PolicySite(mode="enforce", mx=("mx1.shop.test",)),
     )
-    world = await World.make(lab, tmp_path)
+    scene = await Scene.make(lab, tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     listener = '[[listener]]\naddress = "127.0.0.1:'
-    world.configure(QUICK_RETRIES, replace=(f'{listener}0"', f'{listener}{port}"'))
+    scene.configure(QUICK_RETRIES, replace=(f'{listener}0"', f'{listener}{port}"'))
     flood = Flood(f"127.0.0.1:{port}")
-    await world.relay.start()
+    await scene.relay.start()
     senders = asyncio.gather(*(flood.send() for _ in range(CLIENTS)))
     for number in range(1, KILLS + 1):
         await flood.reached(MESSAGES * number // (KILLS + 1))
-        await world.relay.kill()
-        await world.relay.start()
+        await scene.relay.kill()
+        await scene.relay.start()
     await senders
     assert len(flood.accepted) == MESSAGES
     delivered, answered = await _everything(lab, flood)
-    await world.end()
+    await scene.end()
     duplicates = sum(count - 1 for count in delivered.values())
     repeated = sum(count - 1 for count in answered.values())
     print(f"{len(delivered)} delivered ({duplicates} duplicates), {len(answered)} NDRs ({repeated} duplicates)")

@@ -5,19 +5,22 @@ and the relay as it ships, in a process of its own.
 """
 
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from real_servers import PolicySite, Postfix, answers, free_port, nginx, unbound, wait_until
+from real_servers import PolicySite, Postfix, answers, free_port, nginx, program, unbound, wait_until
 
 from relay.lab.ca import CertificateKind, Identity, LabCA
 
@@ -175,3 +178,16 @@ def _stop(relay: subprocess.Popen[bytes]) -> None:
         relay.wait(30)
     except subprocess.TimeoutExpired:
         relay.kill()
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    """Built once for all tests that use it."""
+    for name in ("postfix", "unbound", "nginx"):
+        program(name)
+    if os.geteuid() != 0:
+        pytest.skip("Postfix instances of its own need root")
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-real-")))
+        root.chmod(0o755)
+        yield build_world(root, stack)

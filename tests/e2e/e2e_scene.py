@@ -1,14 +1,16 @@
-"""A relay in a process of its own, the lab around it, and the command line beside it."""
+"""A relay in a process of its own, the lab around it, and the command line beside it: the fixtures of tests/e2e."""
 
 import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from relay.lab.client import Submission, submit
 from relay.lab.internet import Lab
@@ -37,7 +39,7 @@ class Wanted:
         return event["event"] == self._name and all(event.get(key) == value for key, value in self._fields.items())
 
 
-class World:
+class Scene:
     """`settings` are the text of the config file; a change is seen by the next start, or on SIGHUP."""
 
     def __init__(self, lab: Lab, directory: Path) -> None:
@@ -47,11 +49,11 @@ class World:
         self.relay = RelayProcess(self.config)
 
     @classmethod
-    async def make(cls, lab: Lab, directory: Path) -> "World":
-        world = cls(lab, directory)
+    async def make(cls, lab: Lab, directory: Path) -> "Scene":
+        scene = cls(lab, directory)
         await prepare_sender(lab)
-        world.configure(QUICK_RETRIES)
-        return world
+        scene.configure(QUICK_RETRIES)
+        return scene
 
     def configure(self, extra: str = "", *, ndr_route: bool = True, replace: tuple[str, str] = ("", "")) -> None:
         """Write the config file: the lab's settings, `extra` tables, and one text replaced by another."""
@@ -120,6 +122,21 @@ class World:
             writer.close()
             await writer.wait_closed()
         return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    async with Lab() as internet:
+        yield internet
+
+
+@pytest.fixture
+async def scene(lab: Lab, tmp_path: Path) -> AsyncIterator[Scene]:
+    """A relay that is not started yet."""
+    made = await Scene.make(lab, tmp_path)
+    yield made
+    await made.end()
+    print(made.relay.log_end(50))  # pytest shows it when the test has failed
 
 
 def parsed(message: ReceivedMessage) -> EmailMessage:
