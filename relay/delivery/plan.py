@@ -141,6 +141,8 @@ class DeliveryPlan:
                 answered = True
                 self._answer(recipient, reply, result, facts)
         self._record_session(visit, result, facts)
+        if result.phase is Phase.END_OF_DATA and result.failure and result.failure.kind not in _LACKS:
+            self._leave_in_doubt(visit, result)
         visit.addresses.clear()  # the host has answered: for whoever is left the next host is asked
         # A host that puts off everyone it was offered makes no progress, and is not asked for ever.
         keep = frozenset(result.postponed) if answered else frozenset()
@@ -246,6 +248,18 @@ class DeliveryPlan:
             security=facts.security,
             dsn_passed_on=result.dsn and action is Action.DELIVERED,
         )
+
+    def _leave_in_doubt(self, visit: _Visit, result: SendResult) -> None:
+        """The host has the whole message, and may keep it: whoever it did not answer for waits, whatever other hosts.
+
+        RFC 5321 §4.5.3.2.6: to offer it to the next host at once would make a duplicate of most such breaks.
+        """
+        assert visit.record is not None, "the session was recorded"
+        for recipient in visit.offer:
+            if recipient.id not in result.replies and recipient.id not in result.postponed:
+                one = self._progress[recipient.id]
+                one.outcome = _verdict(self._job, recipient, (visit.record,), None)
+                one.deferrals = MAX_DEFERRALS
 
     def _record_session(self, visit: _Visit, result: SendResult, facts: SessionFacts) -> None:
         assert visit.target is not None

@@ -83,6 +83,18 @@ def test_a_final_answer_ends_the_walk(reply: Reply, action: Action) -> None:
     assert (outcome.action, outcome.remote_mta, outcome.reply) == (action, "mx1.example.test", reply)
 
 
+@pytest.mark.rfc("5321-4.5.3.2-h", "3464-4.3-a")
+def test_a_host_that_may_have_the_message_is_the_last_one_asked_in_the_attempt() -> None:
+    plan = DeliveryPlan(make_job(3), [make_host(1, addresses=2), make_host(2)])
+    failure = HostFailure(kind=FailureKind.TIMEOUT, detail="silence after the final dot")
+    broken = SendResult(replies={1: NO, 2: LATER}, phase=Phase.END_OF_DATA, failure=failure)
+    assert visited(plan, broken, result({2: OK})) == ["198.41.1.1", "198.41.2.1"]
+    outcomes = plan.outcomes()
+    assert [outcome.action for outcome in outcomes] == [Action.FAILED, Action.DELIVERED, Action.DEFERRED]
+    assert outcomes[2].remote_mta == "mx1.example.test"
+    assert plan.answered, "the attempt is charged"
+
+
 def test_unknown_first_digits_are_final() -> None:
     plan = DeliveryPlan(make_job(), [make_host(1)])
     visited(plan, result({1: Reply(900, ("what",))}))
