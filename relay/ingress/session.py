@@ -7,63 +7,32 @@ session raises GoodbyeError; anything unexpected is logged and answered with 451
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from relay import events
-from relay.ingress.client import IdentifiedConnection
 from relay.ingress.connection import GoodbyeError, LineError
+from relay.ingress.envelope import EnvelopeConnection, Transaction
 from relay.ingress.framing import EndOfData
-from relay.ingress.intake import STORE_FAILED, STORE_FULL, TOO_LARGE, Intake, store_refusal
-from relay.ingress.parameters import (
-    NO_MAIL_PARAMETERS,
-    NO_RCPT_PARAMETERS,
-    MailParameters,
-    ParameterError,
-    RcptParameters,
-    parse_mail_parameters,
-    parse_rcpt_parameters,
-)
-from relay.ingress.paths import Path, PathError, parse_forward_path, parse_reverse_path, split_path
+from relay.ingress.intake import STORE_FAILED, TOO_LARGE, Intake, store_refusal
 from relay.ingress.reader import READ_AHEAD, ClientGoneError
 from relay.ingress.shared import MessageResult
 from relay.ingress.trace import Protocol, received
-from relay.queue.message import Envelope, NewMessage, NewRecipient
+from relay.queue.message import Envelope, NewMessage
 from relay.store.protocols import StoreError
 
 _MAX_COMMAND = 2048
 _MAX_MISTAKES = 50
 _MAX_IDLE_COMMANDS = 200
 
-_FROM = re.compile(rb"(?i)FROM: *")
-_TO = re.compile(rb"(?i)TO: *")
 _BDAT = re.compile(rb"(?i)([0-9]{1,20})( +LAST)?")
 _BEFORE_TLS = frozenset({b"NOOP", b"EHLO", b"STARTTLS", b"QUIT"})
-# A browser that was made to talk to us says one of these first (cross-protocol attack).
 _RESULTS = {"2": MessageResult.ACCEPTED, "4": MessageResult.DEFERRED, "5": MessageResult.REFUSED}
+# A browser that was made to talk to us says one of these first (cross-protocol attack).
 _HTTP = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE", b"PATCH", b"PRI"})
 
 
-@dataclass(slots=True)
-class Transaction:
-    """A mail transaction (RFC 5321 §3.3): from MAIL to the end of its content, RSET or EHLO.
-
-    `intake` is there from the first BDAT on. `failed`: a chunk was refused, and only RSET helps (RFC 3030 §2).
-    """
-
-    reverse_path: Path
-    parameters: MailParameters
-    queue_id: str = ""
-    recipients: list[NewRecipient] = field(default_factory=list)
-    refused: int = 0
-    intake: Intake | None = None
-    failed: bool = False
-
-
-class Session(IdentifiedConnection):
-    """The commands, and the transaction under way."""
-
-    transaction: Transaction | None = None
+class Session(EnvelopeConnection):
+    """The command loop, the content of messages, and their commit."""
 
     async def serve(self) -> None:
         self.identify(await self.find_address())
@@ -83,15 +52,6 @@ class Session(IdentifiedConnection):
 
     async def clean_up(self) -> None:
         await self.end_transaction()
-
-    async def end_transaction(self) -> None:
-        transaction, self.transaction = self.transaction, None
-        if transaction is not None and transaction.intake is not None:
-            await transaction.intake.close()
-
-    @property
-    def in_transaction(self) -> bool:
-        return self.transaction is not None
 
     async def _execute(self, line: bytes) -> None:
         verb, _, argument = line.partition(b" ")
@@ -153,127 +113,6 @@ class Session(IdentifiedConnection):
         if not argument:
             raise GoodbyeError("221 2.0.0 Bye")
         self.complain("501 5.5.4 Syntax: QUIT")
-
-    # -- MAIL and RCPT
-
-    async def _mail(self, argument: bytes) -> None:
-        if not self.helo:
-            self.complain("503 5.5.1 Send EHLO first")
-        elif self.transaction is not None:
-            self.complain("503 5.5.1 A mail transaction is under way")
-        elif not self.admitted:
-            self._deny()
-        else:
-            await self._begin(argument)
-
-    def _deny(self) -> None:
-        self.shared.message_results[MessageResult.DENIED].inc()
-        if self.auth_expected:
-            first = "Authentication required" if self.tls is not None else "Must issue a STARTTLS command first"
-            self.complain(f"530 5.7.0 {first}")
-        else:
-            events.client_denied(str(self.address), self.helo)
-            self.complain("550 5.7.64 TenantAttribution; Relay Access Denied")
-
-    async def _begin(self, argument: bytes) -> None:
-        keyword = _FROM.match(argument)
-        if keyword is None:
-            self.complain("501 5.5.4 Syntax: MAIL FROM:<address> [parameters]")
-            return
-        try:
-            octets, rest = split_path(argument[keyword.end() :])
-            parameters = self._mail_parameters(rest)
-            reverse_path = parse_reverse_path(octets, smtputf8=parameters.smtputf8)
-        except PathError as error:
-            code = "550 5.6.7" if error.needs_smtputf8 else "501 5.1.7"
-            self.complain(f"{code} Bad sender address: {error}")
-            return
-        except ParameterError as error:
-            self.complain(f"{error.code} 5.5.4 {error}")
-            return
-        refusal = await self._sender_refusal(reverse_path, parameters.size or 0)
-        if refusal is not None:
-            self.reply(refusal)
-            return
-        self.transaction = Transaction(reverse_path, parameters)
-        self.reply("250 2.1.0 Ok")
-
-    def _mail_parameters(self, text: bytes) -> MailParameters:
-        if not text:
-            return NO_MAIL_PARAMETERS
-        if not self.extended:
-            raise ParameterError(555, "parameters need EHLO")
-        return parse_mail_parameters(text)
-
-    async def _sender_refusal(self, reverse_path: Path, size: int) -> str | None:
-        shared = self.shared
-        if not shared.access.allows_sender(reverse_path):
-            shared.message_results[MessageResult.DENIED].inc()
-            events.sender_denied(str(self.address), reverse_path.mailbox)
-            return "550 5.7.64 TenantAttribution; Relay Access Denied for this sender domain"
-        if size > shared.settings.max_message_size:
-            shared.message_results[MessageResult.REFUSED].inc()
-            return TOO_LARGE
-        if not await shared.store.room_for(size):
-            shared.message_results[MessageResult.DEFERRED].inc()
-            return STORE_FULL
-        if not shared.rate.admit(self.client or "", shared.clock.now()):
-            shared.message_results[MessageResult.DEFERRED].inc()
-            return "451 4.7.0 Too many messages this minute, please try again later"
-        return None
-
-    async def _rcpt(self, argument: bytes) -> None:
-        transaction = self.transaction
-        keyword = _TO.match(argument)
-        if transaction is None:
-            self.complain("503 5.5.1 Send MAIL first")
-        elif transaction.failed or transaction.intake is not None:
-            self.complain("503 5.5.1 The message content has begun")
-        elif keyword is None:
-            self.complain("501 5.5.4 Syntax: RCPT TO:<address> [parameters]")
-        elif len(transaction.recipients) >= self.shared.settings.max_recipients:
-            self.reply("452 4.5.3 Too many recipients")
-        else:
-            self._add_recipient(transaction, argument[keyword.end() :])
-
-    def _add_recipient(self, transaction: Transaction, argument: bytes) -> None:
-        smtputf8 = transaction.parameters.smtputf8
-        try:
-            octets, rest = split_path(argument)
-            parameters = self._rcpt_parameters(rest, smtputf8=smtputf8)
-            path = parse_forward_path(octets, smtputf8=smtputf8)
-        except PathError as error:
-            code = "553 5.6.7" if error.needs_smtputf8 else "501 5.1.3"
-            self._refuse_recipient(transaction, f"{code} Bad recipient address: {error}")
-            return
-        except ParameterError as error:
-            self._refuse_recipient(transaction, f"{error.code} 5.5.4 {error}")
-            return
-        if not path.destination:
-            path = self.shared.postmaster
-        transaction.recipients.append(
-            NewRecipient(
-                forward_path=path.mailbox,
-                destination=path.destination,
-                notify=parameters.notify,
-                orcpt=parameters.orcpt,
-            )
-        )
-        self.reply("250 2.1.5 Ok")
-
-    def _refuse_recipient(self, transaction: Transaction, reply: str) -> None:
-        """A list may have as many bad addresses as good ones before they count as mistakes of the session."""
-        transaction.refused += 1
-        if transaction.refused > self.shared.settings.max_recipients:
-            self.mistakes += 1
-        self.reply(reply)
-
-    def _rcpt_parameters(self, text: bytes, *, smtputf8: bool) -> RcptParameters:
-        if not text:
-            return NO_RCPT_PARAMETERS
-        if not self.extended:
-            raise ParameterError(555, "parameters need EHLO")
-        return parse_rcpt_parameters(text, smtputf8=smtputf8)
 
     # -- content
 
@@ -427,10 +266,10 @@ class Session(IdentifiedConnection):
                 events.session_failed(str(self.address), error)
 
     _COMMANDS: ClassVar[dict[bytes, "_Command"]] = {
-        b"EHLO": IdentifiedConnection.ehlo,
-        b"HELO": IdentifiedConnection.helo_,
-        b"MAIL": _mail,
-        b"RCPT": _rcpt,
+        b"EHLO": EnvelopeConnection.ehlo,
+        b"HELO": EnvelopeConnection.helo_,
+        b"MAIL": EnvelopeConnection.mail,
+        b"RCPT": EnvelopeConnection.rcpt,
         b"DATA": _data,
         b"BDAT": _bdat,
         b"RSET": _rset,
@@ -439,8 +278,8 @@ class Session(IdentifiedConnection):
         b"EXPN": _expn,
         b"HELP": _help,
         b"QUIT": _quit,
-        b"STARTTLS": IdentifiedConnection.starttls,
-        b"AUTH": IdentifiedConnection.auth,
+        b"STARTTLS": EnvelopeConnection.starttls,
+        b"AUTH": EnvelopeConnection.auth,
     }
 
 

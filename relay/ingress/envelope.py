@@ -1,0 +1,173 @@
+"""The envelope of a mail transaction: MAIL and RCPT (RFC 5321 §3.3), with what each client may say in them."""
+
+import re
+from dataclasses import dataclass, field
+
+from relay import events
+from relay.ingress.client import IdentifiedConnection
+from relay.ingress.intake import STORE_FULL, TOO_LARGE, Intake
+from relay.ingress.parameters import (
+    NO_MAIL_PARAMETERS,
+    NO_RCPT_PARAMETERS,
+    MailParameters,
+    ParameterError,
+    RcptParameters,
+    parse_mail_parameters,
+    parse_rcpt_parameters,
+)
+from relay.ingress.paths import Path, PathError, parse_forward_path, parse_reverse_path, split_path
+from relay.ingress.shared import MessageResult
+from relay.queue.message import NewRecipient
+
+_FROM = re.compile(rb"(?i)FROM: *")
+_TO = re.compile(rb"(?i)TO: *")
+
+
+@dataclass(slots=True)
+class Transaction:
+    """A mail transaction (RFC 5321 §3.3): from MAIL to the end of its content, RSET or EHLO.
+
+    `intake` is there from the first BDAT on. `failed`: a chunk was refused, and only RSET helps (RFC 3030 §2).
+    """
+
+    reverse_path: Path
+    parameters: MailParameters
+    queue_id: str = ""
+    recipients: list[NewRecipient] = field(default_factory=list)
+    refused: int = 0
+    intake: Intake | None = None
+    failed: bool = False
+
+
+class EnvelopeConnection(IdentifiedConnection):
+    """A connection that takes envelopes; `transaction` is the one under way."""
+
+    transaction: Transaction | None = None
+
+    async def end_transaction(self) -> None:
+        transaction, self.transaction = self.transaction, None
+        if transaction is not None and transaction.intake is not None:
+            await transaction.intake.close()
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.transaction is not None
+
+    async def mail(self, argument: bytes) -> None:
+        if not self.helo:
+            self.complain("503 5.5.1 Send EHLO first")
+        elif self.transaction is not None:
+            self.complain("503 5.5.1 A mail transaction is under way")
+        elif not self.admitted:
+            self._deny()
+        else:
+            await self._begin(argument)
+
+    def _deny(self) -> None:
+        self.shared.message_results[MessageResult.DENIED].inc()
+        if self.auth_expected:
+            first = "Authentication required" if self.tls is not None else "Must issue a STARTTLS command first"
+            self.complain(f"530 5.7.0 {first}")
+        else:
+            events.client_denied(str(self.address), self.helo)
+            self.complain("550 5.7.64 TenantAttribution; Relay Access Denied")
+
+    async def _begin(self, argument: bytes) -> None:
+        keyword = _FROM.match(argument)
+        if keyword is None:
+            self.complain("501 5.5.4 Syntax: MAIL FROM:<address> [parameters]")
+            return
+        try:
+            octets, rest = split_path(argument[keyword.end() :])
+            parameters = self._mail_parameters(rest)
+            reverse_path = parse_reverse_path(octets, smtputf8=parameters.smtputf8)
+        except PathError as error:
+            code = "550 5.6.7" if error.needs_smtputf8 else "501 5.1.7"
+            self.complain(f"{code} Bad sender address: {error}")
+            return
+        except ParameterError as error:
+            self.complain(f"{error.code} 5.5.4 {error}")
+            return
+        refusal = await self._sender_refusal(reverse_path, parameters.size or 0)
+        if refusal is not None:
+            self.reply(refusal)
+            return
+        self.transaction = Transaction(reverse_path, parameters)
+        self.reply("250 2.1.0 Ok")
+
+    def _mail_parameters(self, text: bytes) -> MailParameters:
+        if not text:
+            return NO_MAIL_PARAMETERS
+        if not self.extended:
+            raise ParameterError(555, "parameters need EHLO")
+        return parse_mail_parameters(text)
+
+    async def _sender_refusal(self, reverse_path: Path, size: int) -> str | None:
+        shared = self.shared
+        if not shared.access.allows_sender(reverse_path):
+            shared.message_results[MessageResult.DENIED].inc()
+            events.sender_denied(str(self.address), reverse_path.mailbox)
+            return "550 5.7.64 TenantAttribution; Relay Access Denied for this sender domain"
+        if size > shared.settings.max_message_size:
+            shared.message_results[MessageResult.REFUSED].inc()
+            return TOO_LARGE
+        if not await shared.store.room_for(size):
+            shared.message_results[MessageResult.DEFERRED].inc()
+            return STORE_FULL
+        if not shared.rate.admit(self.client or "", shared.clock.now()):
+            shared.message_results[MessageResult.DEFERRED].inc()
+            return "451 4.7.0 Too many messages this minute, please try again later"
+        return None
+
+    async def rcpt(self, argument: bytes) -> None:
+        transaction = self.transaction
+        keyword = _TO.match(argument)
+        if transaction is None:
+            self.complain("503 5.5.1 Send MAIL first")
+        elif transaction.failed or transaction.intake is not None:
+            self.complain("503 5.5.1 The message content has begun")
+        elif keyword is None:
+            self.complain("501 5.5.4 Syntax: RCPT TO:<address> [parameters]")
+        elif len(transaction.recipients) >= self.shared.settings.max_recipients:
+            self.reply("452 4.5.3 Too many recipients")
+        else:
+            self._add_recipient(transaction, argument[keyword.end() :])
+
+    def _add_recipient(self, transaction: Transaction, argument: bytes) -> None:
+        smtputf8 = transaction.parameters.smtputf8
+        try:
+            octets, rest = split_path(argument)
+            parameters = self._rcpt_parameters(rest, smtputf8=smtputf8)
+            path = parse_forward_path(octets, smtputf8=smtputf8)
+        except PathError as error:
+            code = "553 5.6.7" if error.needs_smtputf8 else "501 5.1.3"
+            self._refuse_recipient(transaction, f"{code} Bad recipient address: {error}")
+            return
+        except ParameterError as error:
+            self._refuse_recipient(transaction, f"{error.code} 5.5.4 {error}")
+            return
+        if not path.destination:
+            path = self.shared.postmaster
+        transaction.recipients.append(
+            NewRecipient(
+                forward_path=path.mailbox,
+                destination=path.destination,
+                notify=parameters.notify,
+                orcpt=parameters.orcpt,
+            )
+        )
+        self.reply("250 2.1.5 Ok")
+
+    def _refuse_recipient(self, transaction: Transaction, reply: str) -> None:
+        """A list may have as many bad addresses as good ones before they count as mistakes of the session."""
+        transaction.refused += 1
+        if transaction.refused > self.shared.settings.max_recipients:
+            self.mistakes += 1
+        self.reply(reply)
+
+    def _rcpt_parameters(self, text: bytes, *, smtputf8: bool) -> RcptParameters:
+        if not text:
+            return NO_RCPT_PARAMETERS
+        if not self.extended:
+            raise ParameterError(555, "parameters need EHLO")
+        return parse_rcpt_parameters(text, smtputf8=smtputf8)
