@@ -57,7 +57,9 @@ async def test_changed_file_is_read_again_and_a_bad_one_keeps_the_old(path: Path
 
 
 @pytest.mark.parametrize(
-    "text", ["alice\n", f":{HASHER.hash('x')}\n", "alice:plain\n", "alice:$argon2id$\n", ALICE + ALICE, "alice:\n"]
+    "text",
+    ["alice\n", f":{HASHER.hash('x')}\n", "alice:plain\n", "alice:$argon2id$\n", ALICE + ALICE, "alice:\n"],
+    ids=["no hash", "no name", "plain text", "half a hash", "twice", "empty hash"],  # a hash is never the same
 )
 def test_bad_file_names_the_line_and_not_its_content(tmp_path: Path, text: str) -> None:
     path = tmp_path / "users"
