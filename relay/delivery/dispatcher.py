@@ -21,6 +21,7 @@ from relay.store.protocols import QueueStore, StoreError
 
 _LAST_RESORT_SECONDS = 1.0
 _STORE_PAUSE_SECONDS = 1.0
+_LANES_AT_A_TIME = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +197,7 @@ class Dispatcher:
             self._serve_line()
 
     def _serve_line(self) -> None:
-        for _ in range(len(self._lanes)):
+        for _ in range(_LANES_AT_A_TIME):  # who finds no room goes to the end, so that all have their turn
             lane = self._lanes.next_in_line()
             if lane is None:
                 return

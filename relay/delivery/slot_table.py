@@ -93,9 +93,13 @@ class SlotTable:
                 del counter[key]
         self._standings[standing] -= 1
 
+    @property
+    def full(self) -> bool:
+        return self.in_use >= self.settings.max_connections
+
+    @property
     def unproven_are_full(self) -> bool:
-        unproven = self._standings[Standing.NEW] + self._standings[Standing.SLOW]
-        return unproven >= self.settings.unproven or self.in_use >= self.settings.max_connections
+        return self._standings[Standing.NEW] + self._standings[Standing.SLOW] >= self.settings.unproven
 
     def succeeded(self, destination: str, now: float) -> None:
         """Mail was taken: the destination is proven from now on."""

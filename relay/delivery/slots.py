@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from relay.delivery.slot_table import SlotSettings, SlotTable, Standing
 
-PATIENCE_SECONDS = 1.0
-"""How long a new domain's host may take to come to a session while other new domains wait for the slot."""
+LINE_SECONDS = 10.0
+"""How long the line of new domains is meant to take to pass, if all hosts before it hang."""
+LEAST_PATIENCE_SECONDS = 2.0
+"""How long a host has to come to a session, however long the line: some ten round trips."""
 
 
 class GaveWayError(Exception):
@@ -50,20 +52,21 @@ class Slots:
     """First come, first served among those whose limits allow one. `timer` gives seconds that never go back."""
 
     def __init__(
-        self, *, settings: SlotSettings, timer: Callable[[], float], patience_seconds: float = PATIENCE_SECONDS
+        self, *, settings: SlotSettings, timer: Callable[[], float], line_seconds: float = LINE_SECONDS
     ) -> None:
         self._table = SlotTable(settings)
         self._timer = timer
-        self._patience = patience_seconds
+        self._line_seconds = line_seconds
         self._proven: deque[_Waiter] = deque()
         self._unproven: deque[_Waiter] = deque()
         self._holders: dict[Slot, None] = {}
-        self._pressed = False
+        self._longest_line = 0
 
     def use(self, settings: SlotSettings) -> None:
         """Go on under new bounds; slots that are held are kept."""
         self._table.settings = settings
-        self._admit()
+        self._admit(self._proven)
+        self._admit(self._unproven)
 
     def limit(self, destination: str) -> int:
         """How many connections the destination may have at present."""
@@ -105,7 +108,7 @@ class Slots:
             return slot
         waiter = _Waiter(destination, mx_host, asyncio.get_running_loop().create_future())
         queue.append(waiter)
-        self._admit()
+        self._admit(queue)
         self._press()
         try:
             return await waiter.granted
@@ -125,32 +128,44 @@ class Slots:
         return slot
 
     def _give_back(self, slot: Slot) -> None:
+        was_full = self._table.full
         del self._holders[slot]
         self._table.give_back(slot.destination, slot.mx_host, slot.standing)
-        if self._proven or self._unproven:
-            self._admit()
+        self._admit(self._proven)
+        # Many may wait unproven, so they are looked through only when it may have become somebody's turn.
+        if (
+            was_full
+            or slot.standing is not Standing.PROVEN
+            or any(slot.mx_host == one.mx_host or slot.destination == one.destination for one in self._unproven)
+        ):
+            self._admit(self._unproven)
             self._press()
 
-    def _admit(self) -> None:
+    def _admit(self, queue: deque[_Waiter]) -> None:
         """Serve who can be served, in the order of arrival; whoever is held up holds up nobody else."""
-        for queue in (self._proven, self._unproven):
-            for _ in range(len(queue)):
-                waiter = queue.popleft()
-                full = queue is self._unproven and self._table.unproven_are_full()
-                slot = None if full or waiter.granted.done() else self._take(waiter.destination, waiter.mx_host)
-                if slot is not None:
-                    waiter.granted.set_result(slot)
-                else:
-                    queue.append(waiter)
+        held_up: list[_Waiter] = []
+        while queue and not (self._table.full or (queue is self._unproven and self._table.unproven_are_full)):
+            waiter = queue.popleft()
+            slot = None if waiter.granted.done() else self._take(waiter.destination, waiter.mx_host)
+            if slot is not None:
+                waiter.granted.set_result(slot)
+            else:
+                held_up.append(waiter)
+        queue.extendleft(reversed(held_up))
 
     def _press(self) -> None:
         """Give the oldest holders that have no session yet as many deadlines as new destinations wait."""
-        if not self._unproven and not self._pressed:
+        if not self._unproven and not self._longest_line:
             return
         now = self._timer()
         waiting = sum(self._table.standing(waiter.destination, now) is Standing.NEW for waiter in self._unproven)
-        self._pressed = waiting > 0
+        self._longest_line = max(self._longest_line, waiting) if waiting else 0
         for slot in self._holders:
             if slot.standing is Standing.NEW and not slot.firm:
-                slot.give_way_at(slot.taken_at + self._patience if waiting > 0 else None)
+                slot.give_way_at(slot.taken_at + self._patience() if waiting > 0 else None)
                 waiting -= 1
+
+    def _patience(self) -> float:
+        """The longer the line has been since it began, the shorter, so that all of it passes in time."""
+        turns = self._longest_line / self._table.settings.unproven
+        return max(self._line_seconds / max(turns, 1.0), min(LEAST_PATIENCE_SECONDS, self._line_seconds))

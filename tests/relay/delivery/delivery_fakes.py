@@ -207,7 +207,7 @@ class World:
     allow_private_addresses: bool = False
     slots_settings: SlotSettings = field(default_factory=SlotSettings)
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
-    patience_seconds: float = 1.0
+    line_seconds: float = 1.0
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     draw: Callable[[], float] = lambda: 0.0
     wrapped: Callable[[PolicyService], Policies] = lambda policies: policies
@@ -224,9 +224,7 @@ class World:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
         self.tally = Tally(self.metrics)
-        self.slots = Slots(
-            settings=self.slots_settings, timer=self.clock.seconds, patience_seconds=self.patience_seconds
-        )
+        self.slots = Slots(settings=self.slots_settings, timer=self.clock.seconds, line_seconds=self.line_seconds)
         self.router = Router(
             resolver=self.resolver,
             policies=self.wrapped(self.policies),

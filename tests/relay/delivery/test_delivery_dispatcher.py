@@ -175,10 +175,10 @@ async def test_a_refused_connection_among_others_that_work_does_not_cool_the_des
         await until(lambda: len(world.store.settlements) == 2)
 
 
-def world_with_tarpits(good: int, hanging: int, *, patience_seconds: float, connections: int) -> World:
+def world_with_tarpits(good: int, hanging: int, *, line_seconds: float, connections: int) -> World:
     """Domains that work, and domains whose hosts never greet."""
     world = World(
-        patience_seconds=patience_seconds,
+        line_seconds=line_seconds,
         slots_settings=SlotSettings(max_connections=connections, max_connections_per_destination=4),
     )
     never = asyncio.Event()
@@ -194,7 +194,7 @@ def world_with_tarpits(good: int, hanging: int, *, patience_seconds: float, conn
 @pytest.mark.parametrize("known", [True, False], ids=["proven-before", "never-seen"])
 async def test_ten_tarpits_for_each_slot_do_not_hold_up_the_good_domains(known: bool) -> None:
     """In the proportions of 500 tarpits and 200 connections; those numbers stand in test_delivery_lab."""
-    world = world_with_tarpits(10, 150, patience_seconds=0.05, connections=60)
+    world = world_with_tarpits(10, 150, line_seconds=0.2, connections=60)
     if known:
         prove(world, *(f"good{n}.test" for n in range(10)))
     for n in range(150):

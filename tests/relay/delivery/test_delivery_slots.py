@@ -1,6 +1,7 @@
 """Slots: the counts, who waits for whom, and who gives way."""
 
 import asyncio
+import random
 
 import pytest
 from hypothesis import given
@@ -113,9 +114,9 @@ class Clock:
         return self.seconds
 
 
-def make_slots(patience: float = 60.0, connections: int = 8) -> Slots:
+def make_slots(line_seconds: float = 60.0, connections: int = 8) -> Slots:
     settings = SlotSettings(max_connections=connections, max_connections_per_destination=4)
-    return Slots(settings=settings, timer=Clock(), patience_seconds=patience)
+    return Slots(settings=settings, timer=Clock(), line_seconds=line_seconds)
 
 
 async def holder(
@@ -184,7 +185,7 @@ async def test_a_slot_granted_to_a_waiter_just_cancelled_goes_on_to_the_next() -
 
 
 async def test_a_new_destination_that_hangs_gives_way_to_another_that_waits() -> None:
-    slots, log, gate = make_slots(patience=0.01, connections=4), list[str](), asyncio.Event()
+    slots, log, gate = make_slots(line_seconds=0.01, connections=4), list[str](), asyncio.Event()
     hanging = asyncio.create_task(holder(slots, "slow.test", asyncio.Event(), log))
     await settled()
     fresh = asyncio.create_task(holder(slots, "fresh.test", gate, log, opens=True))
@@ -198,7 +199,7 @@ async def test_a_new_destination_that_hangs_gives_way_to_another_that_waits() ->
 
 
 async def test_nobody_gives_way_who_has_a_session_or_while_nobody_waits() -> None:
-    slots, log, gate = make_slots(patience=0.0, connections=4), list[str](), asyncio.Event()
+    slots, log, gate = make_slots(line_seconds=0.0, connections=4), list[str](), asyncio.Event()
     opened = asyncio.create_task(holder(slots, "opened.test", gate, log, opens=True))
     await settled()
     waiting = asyncio.create_task(holder(slots, "fresh.test", gate, log))
@@ -246,3 +247,27 @@ async def test_new_bounds_let_waiters_in() -> None:
     assert log == ["+a.test", "+b.test", "+c.test"]
     gate.set()
     await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_everybody_is_served_in_the_end(seed: int) -> None:
+    chance, slots, served = random.Random(seed), make_slots(connections=6), list[int]()
+
+    async def work(number: int) -> None:
+        destination, mx = f"{chance.randrange(30)}.test", f"mx{chance.randrange(8)}.test"
+        async with slots.hold(destination, mx) as slot:
+            slots.opened(slot)
+            for _ in range(chance.randrange(5)):
+                await asyncio.sleep(0)
+            if chance.random() < 0.7:
+                slots.succeeded(destination)
+            else:
+                slots.failed(destination)
+        served.append(number)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        for number in range(400):
+            group.create_task(work(number))
+            if chance.random() < 0.2:
+                await asyncio.sleep(0)
+    assert sorted(served) == list(range(400))

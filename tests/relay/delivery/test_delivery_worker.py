@@ -751,9 +751,7 @@ async def test_content_that_is_gone_defers_and_does_not_bounce() -> None:
 
 
 async def test_a_host_that_gave_way_to_others_is_tried_later() -> None:
-    world = World(
-        patience_seconds=0.01, slots_settings=SlotSettings(max_connections=4, max_connections_per_destination=1)
-    )
+    world = World(line_seconds=0.01, slots_settings=SlotSettings(max_connections=4, max_connections_per_destination=1))
     world.domain("slow.test", "mx.slow.test")
     world.transport.hosts["mx.slow.test"].connect_gate = asyncio.Event()
     slow, fresh = await world.job("bob@slow.test"), await world.job()
