@@ -539,6 +539,30 @@ async def test_a_dead_domain_with_a_long_queue_costs_no_more_than_a_short_one(pa
     check_file(path)
 
 
+async def test_a_batch_takes_few_statements_however_many_messages_are_in_it(path: Path, clock: ManualClock) -> None:
+    """Each step of a statement may have to win the interpreter back from a busy event loop (see bulk.py)."""
+
+    def count(statements: list[str]) -> int:
+        """Statements, but for those on jobs: they are traced anew for each row by their triggers."""
+        return len([text for text in statements if not text.startswith(("INSERT INTO jobs", "UPDATE jobs"))])
+
+    store = await open_store(path, clock)
+    await store.room_for(1)
+    statements: list[str] = []
+    await store._writer.run(lambda connection: connection.set_trace_callback(statements.append))
+    jobs = await asyncio.gather(*(store.enqueue(message(f"Q{n}"), TO_TEST) for n in range(256)))
+    enqueued = count(statements)
+    statements.clear()
+    await asyncio.gather(
+        *(store.settle(replace(settlement(job, Verdict.DELIVERED), attempt=attempt(1))) for (job,) in jobs)
+    )
+    settled = count(statements)
+    await store._writer.run(lambda connection: connection.set_trace_callback(None))
+    assert 0 < enqueued < 150  # row by row it would be 3 for each message
+    assert 0 < settled < 150
+    await store.close()
+
+
 async def test_the_trace_of_many_messages_goes_in_steps(path: Path, clock: ManualClock) -> None:
     store = await open_store(path, clock)
     for start in range(0, 900, 100):
