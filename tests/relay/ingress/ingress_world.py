@@ -19,7 +19,8 @@ from queue_fakes import MemoryQueueStore, MemoryUpload
 from relay.ingress.listener import Listeners
 from relay.ingress.settings import AccessSettings, IngressSettings, ListenerSettings, TlsMode
 from relay.metrics import Metrics
-from relay.queue.message import Job, NewMessage
+from relay.queue.message import Job, NewMessage, StoredContent
+from relay.store.protocols import StoreError
 
 LIMIT = 10.0
 """Seconds that a test waits at most for anything."""
@@ -41,6 +42,7 @@ class RecordingStore(MemoryQueueStore):
         self.room = True
         self.asked_for_room: list[int] = []
         self.uploads = 0
+        self.upload_error: StoreError | None = None
 
     async def enqueue(self, message: NewMessage, lease: frozenset[str] = frozenset()) -> Sequence[Job]:
         self.at_gate.set()
@@ -53,7 +55,14 @@ class RecordingStore(MemoryQueueStore):
 
     async def begin_upload(self) -> MemoryUpload:
         self.uploads += 1
-        return await super().begin_upload()
+        upload = await super().begin_upload()
+        if self.upload_error is not None:
+            upload.finish = self._fail  # type: ignore[method-assign]
+        return upload
+
+    async def _fail(self) -> StoredContent:
+        assert self.upload_error is not None
+        raise self.upload_error
 
     async def room_for(self, size: int) -> bool:
         self.asked_for_room.append(size)

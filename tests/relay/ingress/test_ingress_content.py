@@ -162,6 +162,7 @@ NESTED = b"--b1\r\nContent-Type: multipart/alternative; boundary=b2\r\n\r\n--b2\
             False,
         ),
         (b"Content-Type: message/global\r\n\r\nSubject: " + UMLAUT + b"\r\n\r\nx\r\n", True, True),
+        (b"Content-Type: multipart/mixed\r\n\r\n--b1\r\nX: " + UMLAUT + b"\r\n\r\n", True, False),
         (b"Content-Type: text/rfc822-headers\r\n\r\nSubject: " + UMLAUT + b"\r\n", True, False),
         (b"Content-Type: text/plain; boundary=b1\r\n\r\n--b1\r\nX: " + UMLAUT + b"\r\n\r\n", True, False),
         (MIXED + b"--b1\r\nX: cut off " + UMLAUT, True, True),

@@ -148,6 +148,14 @@ def test_unknown_rcpt_parameters_are_555(text: bytes) -> None:
     assert refused.value.code == 555
 
 
+def test_letters_that_only_upper_case_makes_ascii_are_not_keywords() -> None:
+    for text in ("BODY=8BıTMIME", "RET=HDRſ"):
+        with pytest.raises(ParameterError, match="ASCII"):
+            parse_mail_parameters(text.encode())
+    with pytest.raises(ParameterError, match="ASCII"):
+        parse_rcpt_parameters("NOTIFY=ſUCCEſſ".encode(), smtputf8=True)
+
+
 def test_l12_digits_are_ascii_digits() -> None:
     for digits in (b"+25", b"2_5", b" 25", "٢٥".encode()):
         with pytest.raises(ParameterError):

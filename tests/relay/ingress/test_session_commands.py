@@ -137,6 +137,7 @@ async def test_helo_session_takes_mail_but_no_parameters() -> None:
         await client.hello(b"HELO client.example")
         assert (await client.say(b"MAIL FROM:<a@x.test> SIZE=1")).short == "555 5.5.4"
         await client.mail()
+        assert (await client.say(b"RCPT TO:<c@x.test> NOTIFY=NEVER")).short == "555 5.5.4"
         assert (await client.data(b"Subject: x\r\n")).short == "250 2.0.0"
         assert b"with SMTP id" in it.store.messages[0].content  # type: ignore[operator]
 

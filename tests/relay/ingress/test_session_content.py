@@ -347,6 +347,16 @@ async def test_store_that_is_full_or_failing_is_a_4yz_and_nothing_is_kept(large:
         assert it.metric("ingress_messages_total", result="accepted") == 1
 
 
+async def test_upload_that_cannot_be_finished_is_a_451() -> None:
+    async with world() as it:
+        it.store.upload_error = StoreError("secret")
+        client = await it.ready()
+        await client.mail()
+        assert (await client.data(b"x\r\n" * 600_000)).short == "451 4.3.0"
+        assert it.store.nameless == 0
+        assert it.listeners._shared.budget.used == 0
+
+
 @pytest.mark.rfc("1870-6.1-a")
 async def test_no_room_is_said_at_mail() -> None:
     async with world() as it:
