@@ -6,9 +6,11 @@
 import argparse
 import asyncio
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -76,12 +78,35 @@ async def rate(name: str, work: Iterable[Callable[[], Awaitable[object]]], group
     wall, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(run() for _ in range(group)))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    report(name, group, done, wall, cpu)
+
+
+def yardstick(directory: Path, count: int, group: int) -> None:
+    """Bare inserts of a body and a row, in this thread: what the machine and SQLite give at the most."""
+    with closing(sqlite3.connect(directory / "yardstick.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("CREATE TABLE body (id INTEGER PRIMARY KEY, data BLOB)")
+        connection.execute("CREATE TABLE recipient (id INTEGER PRIMARY KEY, body INTEGER, path TEXT)")
+        wall, cpu = time.perf_counter(), time.process_time()
+        for start in range(0, count, group):
+            connection.execute("BEGIN IMMEDIATE")
+            for n in range(start, start + group):
+                connection.execute("INSERT INTO body VALUES (?, ?)", (n, BODY))
+                connection.execute("INSERT INTO recipient VALUES (?, ?, ?)", (n, n, "b@to.test"))
+            connection.execute("COMMIT")
+        report("yardstick: bare inserts", group, count, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def report(name: str, group: int, done: int, wall: float, cpu: float) -> None:
     print(f"{name:34} group {group:4}  {done / wall:9,.0f}/s   {cpu / done * 1e6:7.1f} us CPU each", flush=True)
 
 
 async def bench(directory: Path, count: int, domains: int) -> None:
     store = await SqliteQueueStore.open(directory / "queue.db", clock=SystemClock(), incarnation="bench", node="bench")
     number = 0
+    yardstick(directory, count, 50)
     for group in (1, 10, 50, 200):
         new = [message(number + n, f"d{n % domains}.test") for n in range(count // (10 if group == 1 else 1))]
         number += len(new)

@@ -99,7 +99,8 @@ class Writer:
                 batch = []
         except BaseException as error:
             log.exception("store.writer_died")
-            self._loop.call_soon_threadsafe(self._die, StoreError(f"the writer died: {error!r}"), batch)
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._die, StoreError(f"the writer died: {error!r}"), batch)
         finally:
             self._connection.close()
 
