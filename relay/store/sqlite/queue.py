@@ -31,7 +31,7 @@ from relay.store.sqlite.database import load_schema, open_database, open_for_rea
 from relay.store.sqlite.ids import RowIds
 from relay.store.sqlite.intake import Arrival, LeaseTerms
 from relay.store.sqlite.reader import Reader
-from relay.store.sqlite.room import Room
+from relay.store.sqlite.room import Room, free_on_disk
 from relay.store.sqlite.rows import duration_us, to_us
 from relay.store.sqlite.upload import SqliteUpload
 from relay.store.sqlite.writer import Writer
@@ -88,7 +88,7 @@ class SqliteQueueStore:
         self._reader = Reader(reading, name="queue-reader")
         # An operator's list may read for a second; content and due destinations never wait for it.
         self._viewer = Reader(viewing, name="queue-viewer")
-        self._room = Room(path, self._reader, min_free=min_free_disk)
+        self._room = Room(self._reader, free_on_disk=partial(free_on_disk, path), min_free=min_free_disk)
         self._work = asyncio.Event()
         self._announced = 0
         self._data_version: int | None = None

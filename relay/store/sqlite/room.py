@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,10 +13,10 @@ _LIFE = timedelta(seconds=1)
 
 
 class Room:
-    """Answers from the last measurement while somebody takes a new one."""
+    """Answers from the last measurement while somebody takes a new one. `free_on_disk` counts bytes."""
 
-    def __init__(self, path: Path, reader: Reader, *, min_free: int) -> None:
-        self._directory = path.parent
+    def __init__(self, reader: Reader, *, free_on_disk: Callable[[], int], min_free: int) -> None:
+        self._free_on_disk = free_on_disk
         self._reader = reader
         self._min_free = min_free
         self._free: int | None = None
@@ -29,8 +30,13 @@ class Room:
         return self._free - 2 * size >= self._min_free
 
     def _measure(self, connection: sqlite3.Connection) -> int:
-        disk = os.statvfs(self._directory)
         pages, page_size = (
             int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("freelist_count", "page_size")
         )
-        return disk.f_bavail * disk.f_frsize + pages * page_size
+        return self._free_on_disk() + pages * page_size
+
+
+def free_on_disk(path: Path) -> int:
+    """Return the bytes that a process without privileges may still write beside the file."""
+    disk = os.statvfs(path.parent)
+    return disk.f_bavail * disk.f_frsize
