@@ -211,9 +211,9 @@ class World:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     draw: Callable[[], float] = lambda: 0.0
     wrapped: Callable[[PolicyService], Policies] = lambda policies: policies
+    clock: ManualClock = field(default_factory=ManualClock)
 
     def __post_init__(self) -> None:
-        self.clock = ManualClock()
         self.resolver = FakeResolver()
         self.fetcher = FakeFetcher()
         self.policies = PolicyService(

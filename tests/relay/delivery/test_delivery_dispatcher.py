@@ -4,10 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from delivery_fakes import World, down, found_addresses, found_mx, until
+from policy_fakes import ManualClock
 
 from relay.delivery.dispatcher import DispatchSettings
 from relay.delivery.drop import drop
@@ -384,3 +385,29 @@ async def test_drop_tells_the_sender_unless_silent(silent: bool) -> None:
     notices = await world.notices_to()
     assert len(notices) == (0 if silent else 1), "and none about a message without a sender"
     assert silent or b"removed from the queue by the administrator" in notices[0]
+
+
+class TickingClock(ManualClock):
+    """A clock that moves whenever somebody looks at it, as real ones do."""
+
+    def now(self) -> datetime:
+        self.set(super().now() + timedelta(milliseconds=1))
+        return super().now()
+
+
+async def test_dropping_all_leaves_the_ndrs_that_it_makes() -> None:
+    clock = TickingClock()
+    world = World(clock=clock)
+    for number in range(3):
+        await world.enqueue(f"r{number}@example.test")
+    count = await drop(QueueFilter(all=True), store=world.store, notices=world.notices, clock=clock, silent=False)
+    assert count == 3
+    waiting = await world.store.list(QueueFilter(all=True, states=frozenset({State.QUEUED})), 10)
+    assert len(waiting) == 3, "one NDR for each message, still to be delivered"
+    assert len(await world.notices_to()) == 3
+
+
+async def test_dropping_nothing_drops_nothing() -> None:
+    world = World()
+    await world.enqueue()
+    assert await drop(QueueFilter(), store=world.store, notices=world.notices, clock=world.clock, silent=True) == 0
