@@ -2,13 +2,12 @@
 
 import os
 import secrets
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from relay.app import plain
 from relay.app.clock import SystemClock
-from relay.app.state_dir import QUEUE_FILE
+from relay.app.state_dir import NODE, QUEUE_FILE
 from relay.clock import Clock
 from relay.config import Settings
 from relay.delivery.drop import drop
@@ -68,9 +67,7 @@ async def operating(settings: Settings) -> AsyncIterator[Operator]:
     if not path.exists():
         raise NoQueueError(f"there is no queue in {settings.relay.state_dir}: the relay has not run there")
     clock = SystemClock()
-    store = await SqliteQueueStore.open(
-        path, clock=clock, incarnation=new_incarnation(), node=socket.gethostname(), role=Role.OPERATOR
-    )
+    store = await SqliteQueueStore.open(path, clock=clock, incarnation=new_incarnation(), node=NODE, role=Role.OPERATOR)
     try:
         new_id = QueueIds(0, clock.now, secrets.token_bytes)
         notices = NoticeWriter(store=store, settings=plain.notice_settings(settings), new_id=new_id)

@@ -4,7 +4,6 @@ import asyncio
 import platform
 import random
 import secrets
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -23,7 +22,7 @@ from relay.app.ndr_route import bad_ndr_routes
 from relay.app.operating import new_incarnation
 from relay.app.outbound import Outbound, build_outbound
 from relay.app.reload import need_restart
-from relay.app.state_dir import POLICY_FILE, QUEUE_FILE, StateDirLock
+from relay.app.state_dir import NODE, POLICY_FILE, QUEUE_FILE, StateDirLock
 from relay.app.version import version
 from relay.config import Settings
 from relay.delivery.dispatcher import Dispatcher, DispatchSettings
@@ -261,7 +260,7 @@ async def running(settings: Settings) -> AsyncIterator[Relay]:
             state_dir / QUEUE_FILE,
             clock=SystemClock(),
             incarnation=new_incarnation(),
-            node=socket.gethostname(),
+            node=NODE,
             retain_finished=settings.queue.retain_finished,
             min_free_disk=settings.store.min_free_disk,
         )

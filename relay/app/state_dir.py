@@ -9,6 +9,10 @@ from typing import Self
 QUEUE_FILE = "queue-0.db"
 POLICY_FILE = "policy.db"
 _LOCK_FILE = "lock"
+NODE = "local"
+"""Whoever holds the lock is the only worker on these files, whatever the host is called: a container is called anew
+at each start, and leases of the one before are to be freed at once.
+"""
 
 
 class StateDirError(Exception):
