@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from relay.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, settings_from
+from relay.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, bad_news, settings_from
 
 if TYPE_CHECKING:
     from relay.config import Settings
@@ -20,9 +20,14 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     Nothing is started and nothing changed; the DNS is asked for the way that NDRs would take.
     """
     settings = settings_from(config)
-    for domain, reason in asyncio.run(_bad_ndr_routes(settings)):
-        from relay.cli.output import say
+    from relay.cli.output import say
+    from relay.store.protocols import StoreError
 
+    try:
+        bad = asyncio.run(_bad_ndr_routes(settings))
+    except StoreError as error:
+        bad_news(str(error))
+    for domain, reason in bad:
         say(f"warning: an NDR to {domain} would not arrive ({reason}): set ndr.route")
     typer.echo(f"{config}: good")
 

@@ -92,10 +92,13 @@ def unusable(settings: Settings) -> Iterator[Problem]:
 def _not_writable(directory: Path) -> str | None:
     """Whether files can be made there; the directory itself is made when the relay starts."""
     there = directory
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        return f"{there} is not a directory"
+    try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            return f"{there} is not a directory"
+    except PermissionError:
+        return f"{there} cannot be reached: a directory above it is closed to us"
     return None if os.access(there, os.W_OK | os.X_OK, effective_ids=True) else f"{there} is not writable"
 
 

@@ -53,6 +53,15 @@ def test_wrong_use_is_2(arguments: list[str]) -> None:
     assert run(*arguments)[0] == 2
 
 
+def test_config_check_with_policies_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/policy.db").write_text("not a database, by any means")
+    status, _, err = run("config", "check", "--config", str(tmp_path / "config.toml"))
+    assert (status, err.count("\n")) == (1, 1)
+    assert "policy.db" in err
+
+
 def test_config_show_prints_what_would_be_read_back(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[queue]\nretry = ["7m"]\n')
     status, out, _ = run("config", "show", "--config", str(tmp_path / "config.toml"))

@@ -291,6 +291,15 @@ def test_a_state_directory_that_cannot_be_written_is_told() -> None:
             load(Path(directory) / "config.toml")
 
 
+def test_a_state_directory_that_cannot_be_reached_is_told() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        (Path(directory) / "closed").mkdir(mode=0o700)
+        write(Path(directory) / "config.toml", "[relay]\nstate_dir = 'closed/state'")
+        with as_nobody(), pytest.raises(ConfigError, match=r"closed/state cannot be reached"):
+            load(Path(directory) / "config.toml")
+
+
 def make_certificate(directory: Path, name: str) -> None:
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x"
     files = ["-keyout", str(directory / f"{name}.key"), "-out", str(directory / f"{name}.pem")]
