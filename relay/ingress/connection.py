@@ -122,7 +122,9 @@ class Connection(SMTP):
             transport.abort()
             return
         if self.listener.implicit:
-            transport.pause_reading()  # the ClientHello is for TLS to read
+            # The ClientHello is for TLS to read. Not paused at once: asyncio starts to read after this method, and
+            # early releases of CPython 3.11 (Debian 12 has 3.11.2) do so even when paused here (gh-103607).
+            self.loop.call_soon(transport.pause_reading)
         self.address = client_address(peer[0])
         if not self.shared.connections.enter():
             self._turn_away()

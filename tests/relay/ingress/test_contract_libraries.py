@@ -51,9 +51,3 @@ def test_aiosmtpd_methods_that_still_run_are_known() -> None:
     assert "data_received" not in vars(aiosmtpd.smtp.SMTP)
     assert "pause_writing" not in vars(aiosmtpd.smtp.SMTP)
     assert 'getattr(self, "_closed", None)' in inspect.getsource(aiosmtpd.smtp.SMTP.__del__)
-
-
-def test_new_connections_are_not_read_before_they_are_made() -> None:
-    """An implicit TLS listener pauses in connection_made, so that TLS reads the ClientHello."""
-    source = inspect.getsource(asyncio.selector_events._SelectorTransport._add_reader)  # type: ignore[attr-defined]
-    assert "is_reading" in source
