@@ -13,6 +13,9 @@ from policy.requirement import Level, ResultType
 from policy.tls_facts import CertificateFacts, TlsFailure, TlsSession
 
 _VERIFIED_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+# CPython's own default, spelt out: a distribution may build it with OpenSSL's, where static RSA and SHA-1 are left in
+# (Debian does). RFC 9325 §4.1.
+_VERIFIED_CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 _OPPORTUNISTIC_CIPHERS = "DEFAULT:@SECLEVEL=0"
 _CERTIFICATE_MESSAGE = 11  # RFC 8446 §4: HandshakeType certificate
 _MAX_CAUSES = 10
@@ -63,6 +66,7 @@ def verified_context(ca_file: str, minimum_version: str = "1.2") -> ssl.SSLConte
     if minimum_version not in _VERIFIED_VERSIONS:
         raise ValueError(f"TLS {minimum_version} is not one of {', '.join(_VERIFIED_VERSIONS)}")
     context.minimum_version = _VERIFIED_VERSIONS[minimum_version]
+    context.set_ciphers(_VERIFIED_CIPHERS)
     context.check_hostname = True
     context.verify_mode = ssl.CERT_REQUIRED
     # RFC 8461 §4.2: only a SAN dNSName counts. OpenSSL would fall back to the subject's common name.
@@ -124,11 +128,13 @@ def describe_session(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> TlsSession:
     cipher = ssl_object.cipher()
     der = ssl_object.getpeercert(binary_form=True)
     context = ssl_object.context
+    server_name = str(ssl_object.server_hostname or "")
     return TlsSession(
         version=ssl_object.version() or "",
         cipher=cipher[0] if cipher else "",
-        server_name=str(ssl_object.server_hostname or ""),
-        verified=context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname,
+        server_name=server_name,
+        # Without a name OpenSSL checks none, whatever the context says.
+        verified=bool(server_name) and context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname,
         certificate=describe_certificate(der) if der else None,
     )
 

@@ -142,6 +142,23 @@ async def test_implicit_tls(pem: Path) -> None:
         assert await client.closed() == b""
 
 
+async def test_a_client_hello_waits_for_tls_while_a_new_certificate_is_loaded(pem: Path) -> None:
+    """The ClientHello is there before the context is; it must not be taken for plaintext sent ahead of TLS."""
+    async with world(settings(tls_listener(pem, TlsMode.IMPLICIT))) as it:
+        for days in range(1, 11):
+            os.utime(pem, (days * 86400, days * 86400))
+            client = await it.connect(ssl=trusting(), server_hostname="relay.example.com")
+            assert (await client.say(b"QUIT")).code == 221
+
+
+@pytest.mark.rfc("9325-4.1-a", "9325-4.1-b", "9325-4.2-a")
+async def test_every_cipher_of_a_listener_has_forward_secrecy(pem: Path) -> None:
+    names = [cipher["name"] for cipher in ServerTls(tls_listener(pem)).context.get_ciphers()]
+    assert {"ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES256-GCM-SHA384"} <= set(names)
+    assert not [name for name in names if not name.startswith(("TLS_", "ECDHE-", "DHE-"))]
+    assert not [name for name in names if name.endswith("-SHA") or "PSK" in name]
+
+
 async def test_handshake_has_a_limit_of_its_own(pem: Path) -> None:
     limits = settings(tls_listener(pem), tls_listener(pem, TlsMode.IMPLICIT), handshake_timeout=timedelta(seconds=0.1))
     async with world(limits) as it:
