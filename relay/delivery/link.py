@@ -45,6 +45,7 @@ class Link:
         self.phase = Phase.CONNECT
         self.offered = Extensions()
         self.reset_owed = False
+        self._within_content = False
         self._requirement = requirement
         self._timeouts = timeouts
         self._client = SmtpClient(
@@ -123,7 +124,9 @@ class Link:
     def usable(self) -> bool:
         """Whether another transaction may begin: in step, nothing read ahead, not closed."""
         protocol = self._protocol
-        return protocol is not None and protocol.usable and protocol.owed <= int(self.reset_owed)
+        if protocol is None or self._within_content:
+            return False
+        return protocol.usable and protocol.owed <= int(self.reset_owed)
 
     @property
     def closed(self) -> "asyncio.Future[None]":
@@ -148,6 +151,7 @@ class Link:
     async def stream(self, content: bytes) -> None:
         """Write content, already dot-stuffed, as fast as the host takes it. Raises LinkError."""
         protocol = self._connected()
+        self._within_content = True
         view = memoryview(content)
         for start in range(0, len(view), BLOCK):
             self._write(view[start : start + BLOCK], 0)
@@ -159,6 +163,7 @@ class Link:
         """Write the last of the content with the final dot, and return what the host makes of it. Raises LinkError."""
         protocol = self._connected()
         self._write(content, 1)
+        self._within_content = False
         protocol.content_out = True
         try:
             return await protocol.reply(limit)

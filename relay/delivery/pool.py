@@ -191,6 +191,9 @@ class LentSession:
             return await self._transaction.run()
         except HostError as error:
             error.tls, error.testing_failure = connection.facts.tls, connection.facts.testing_failure
+            if error.phase is Phase.MAIL:
+                # Many hosts count, and put off all that comes after on this connection: kept, it would spread that.
+                connection.may_carry = connection.transactions
             raise
         finally:
             self._transaction = None

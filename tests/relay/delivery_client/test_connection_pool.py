@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -227,6 +228,19 @@ async def test_anything_else_on_a_reused_connection_counts(
         assert len(at.host.sessions) == 1
 
 
+@pytest.mark.parametrize("keywords", [STANDARD_KEYWORDS, ("8BITMIME",)], ids=["pipelined", "one by one"])
+async def test_a_connection_on_which_mail_was_deferred_is_not_kept(keywords: tuple[str, ...]) -> None:
+    """Some hosts count messages, and say 452 to all that come after: kept, it would defer a hundred more."""
+    behaviour = MxBehaviour(keywords=keywords, replies={Say.MAIL: only_first(1, "452 4.5.3 Too many in this session")})
+    async with world(behaviour) as at:
+        assert codes(await at.send()) == {1: 250}
+        assert (await at.fail()).failure.kind is FailureKind.REPLY
+        assert codes(await at.send()) == {1: 250}
+        assert len(at.host.sessions) == 2
+        await until(lambda: at.metric("pool_open_connections") == 1)
+        assert at.host.sessions[0].verbs()[-1] == "QUIT"
+
+
 @pytest.mark.parametrize("reply", ["500 5.5.1 What?", closing("421 4.3.2 Bye"), DROP])
 async def test_a_refused_rset_costs_a_connection_and_no_more(reply: "str | Answer") -> None:
     async with world(MxBehaviour(replies={Say.RCPT: only_first(9, "x"), Say.RSET: reply})) as at:
@@ -325,6 +339,36 @@ async def test_closing_breaks_off_what_is_lent() -> None:
         with pytest.raises(HostError):
             await sending
         await at.host.ended.wait_for(1)
+
+
+async def test_closing_says_no_quit_within_content() -> None:
+    under_way, stop = asyncio.Event(), asyncio.Event()
+
+    async def content() -> AsyncIterator[bytes]:
+        yield CONTENT
+        yield CONTENT
+        under_way.set()
+        await stop.wait()
+        yield CONTENT
+
+    received = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await greet(reader, writer, "PIPELINING")
+        await reader.readuntil(b"DATA\r\n")
+        await say(writer, "250 ok\r\n250 ok\r\n354 go\r\n")
+        while octets := await reader.read(4096):
+            received.extend(octets)
+
+    async with world(server=serve) as at:
+        sending = asyncio.ensure_future(at.send(parcel(content=content)))
+        await asyncio.wait_for(under_way.wait(), 5)
+        await until(lambda: CONTENT in received)
+        await at.pool.close()
+        stop.set()
+        with pytest.raises(HostError):
+            await sending
+        assert b"QUIT" not in received
 
 
 async def test_closing_does_not_wait_for_close_notify() -> None:
