@@ -39,8 +39,13 @@ def ingress_settings(settings: Settings) -> IngressSettings:
         bare_newlines=BareNewlines(ingress.bare_newlines),
         idle_timeout=ingress.idle_timeout,
         max_hops=ingress.max_hops,
-        memory_budget=settings.queue.memory_budget,
+        memory_budget=memory_share(settings),
     )
+
+
+def memory_share(settings: Settings) -> int:
+    """Half of `queue.memory_budget`: one is for content on its way in, the other for what was handed to a worker."""
+    return settings.queue.memory_budget // 2
 
 
 def _listener(listener: ListenerTable) -> ListenerSettings:

@@ -70,7 +70,7 @@ class Relay:
             clock=self._clock,
             metrics=self.metrics,
             tally=self._tally,
-            settings=DispatchSettings(memory_budget=settings.queue.memory_budget),
+            settings=DispatchSettings(memory_budget=plain.memory_share(settings)),
         )
         self._listeners = Listeners(
             settings=plain.ingress_settings(settings),

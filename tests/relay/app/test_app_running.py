@@ -1,0 +1,87 @@
+"""The relay inside this process: readiness, reload, and what becomes of it when a part of it dies."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from relay.app.relay import Relay, running
+from relay.app.state_dir import StateDirError
+from relay.config import Settings, parse
+from relay.lab.client import submit
+from relay.lab.internet import Lab
+from relay.lab.relay_process import lab_config
+
+
+@pytest.fixture
+def settings(lab: Lab, tmp_path: Path) -> Settings:
+    return parse(lab_config(lab), base=tmp_path)
+
+
+async def send(relay: Relay, recipient: str) -> None:
+    host, port = relay.listeners[0]
+    done = await submit(f"{host}:{port}", "a@legacy.test", [recipient], b"Subject: x\r\n\r\nx\r\n")
+    assert done.accepted, done
+
+
+async def test_a_task_that_dies_takes_the_relay_down(settings: Settings) -> None:
+    async def die() -> None:
+        raise RuntimeError("a bug")
+
+    async def run() -> None:
+        async with asyncio.timeout(20), running(settings) as relay:
+            relay._run("bad", die())
+            await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await run()
+    assert caught.group_contains(RuntimeError, match="a bug")
+    async with running(settings) as again:  # everything was let go of
+        assert not await again._health.reasons_not_ready()
+
+
+async def test_an_error_of_the_body_stops_the_relay_in_order(settings: Settings) -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with running(settings):
+            raise RuntimeError("of the body")
+    assert caught.group_contains(RuntimeError, match="of the body")
+    async with running(settings):
+        with pytest.raises(StateDirError):
+            async with running(settings):
+                pass
+
+
+async def test_a_taken_address_leaves_nothing_behind(settings: Settings) -> None:
+    async with running(settings) as first:
+        host, port = first.http
+        other = settings.relay.model_copy(update={"state_dir": settings.relay.state_dir / "other"})
+        http = settings.http.model_copy(update={"address": type(settings.http.address)(host, port)})
+        with pytest.raises(OSError, match="in use"):
+            async with running(settings.model_copy(update={"relay": other, "http": http})):
+                pass
+    async with running(settings.model_copy(update={"relay": other})):
+        pass
+
+
+async def test_the_former_way_out_stays_for_what_began_under_it_and_is_closed_in_the_end(
+    settings: Settings, lab: Lab
+) -> None:
+    await lab.domain("shop.test", mx=[("mx1.shop.test", 10, None)])
+    async with running(settings) as relay:
+        await send(relay, "bob@shop.test")
+        await lab.hosts["mx1.shop.test"].wait_for_messages(1)
+        former = relay._outbound
+        assert await relay.reload(settings) == ()
+        assert relay._outbound is not former
+        assert relay._retired == [former]
+        await send(relay, "bob@shop.test")
+        await lab.hosts["mx1.shop.test"].wait_for_messages(2)
+        assert len(lab.hosts["mx1.shop.test"].sessions) == 2
+    assert lab.hosts["mx1.shop.test"].connections == 0
+
+
+async def test_a_store_that_fails_is_told_by_readiness(settings: Settings) -> None:
+    async with running(settings) as relay:
+        await relay._store.close()
+        (reason,) = await relay._health.reasons_not_ready()
+        assert reason.startswith("store: ")
