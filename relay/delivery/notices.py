@@ -21,22 +21,34 @@ class NoticeWriter:
         self._new_id = new_id
 
     async def write(
-        self, requests: Sequence[NoticeRequest], job: Job, attempt: Attempt | None, now: datetime
+        self,
+        requests: Sequence[NoticeRequest],
+        job: Job,
+        attempt: Attempt | None,
+        now: datetime,
+        *,
+        readable: bool = True,
     ) -> tuple[tuple[NoticeRequest, NewMessage], ...]:
-        """Return the notices, not yet committed. Raises StoreError if the original cannot be read."""
-        written = [(request, await self._write(request, job, attempt, now)) for request in requests]
+        """Return the notices, not yet committed. Raises StoreError if the original cannot be read.
+
+        If it is not `readable`, nothing of it is returned.
+        """
+        written = [(request, await self._write(request, job, attempt, now, readable=readable)) for request in requests]
         return tuple((request, notice) for request, notice in written if notice is not None)
 
     async def _write(
-        self, request: NoticeRequest, job: Job, attempt: Attempt | None, now: datetime
+        self, request: NoticeRequest, job: Job, attempt: Attempt | None, now: datetime, *, readable: bool
     ) -> NewMessage | None:
-        queue_id = job.message.queue_id
-        if wants_content(request, job, self._settings):
-            returned = b"".join([piece async for piece in self._store.content(queue_id)])
-        else:
-            returned = await self._store.headers(queue_id)
+        returned = await self._original(request, job) if readable else b""
         try:
             return build_notice(request, job, attempt, returned, now, self._settings, queue_id=self._new_id())
         except InvalidNameError as error:
             events.notice_impossible(job, str(error))
             return None
+
+    async def _original(self, request: NoticeRequest, job: Job) -> bytes:
+        """What the notice returns: the content, or its header section."""
+        queue_id = job.message.queue_id
+        if wants_content(request, job, self._settings):
+            return b"".join([piece async for piece in self._store.content(queue_id)])
+        return await self._store.headers(queue_id)

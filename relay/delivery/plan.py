@@ -101,8 +101,13 @@ class DeliveryPlan:
 
     @property
     def unreachable(self) -> bool:
-        """Whether not one host came as far as MAIL, and not for what the message needs: it is the same for others."""
-        return not self.answered and all(
+        """Whether not one host came as far as MAIL, and not for what the message needs: it is the same for others.
+
+        A fault of our own says nothing of the hosts.
+        """
+        if self.answered or (self._failure is not None and self._failure.kind is FailureKind.INTERNAL):
+            return False
+        return all(
             one.failure is not None and one.phase.value < Phase.MAIL.value and one.failure.kind not in _LACKS
             for one in self._records
         )

@@ -5,7 +5,7 @@ leaves, the job stays with its lease, and the lease lapses.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -21,7 +21,8 @@ from relay.delivery.seam import HostError, Parcel, Session, Target, Transport
 from relay.delivery.slots import GaveWayError, Slots
 from relay.delivery.tally import Tally
 from relay.queue.attempt import Attempt, FailureKind, HostFailure, Phase, PolicyFacts
-from relay.queue.message import HoldReason, Job
+from relay.queue.message import HoldReason, Job, NewMessage
+from relay.queue.notice import NoticeRequest
 from relay.queue.schedule import ScheduleSettings
 from relay.queue.settle import Decision, settle
 from relay.status import Status
@@ -254,7 +255,7 @@ class DeliveryWorker:
             # The look-up is to be tried when its grace is over: not before, and not a whole step later.
             decision = replace(decision, retry_in=max(retry_at - now, timedelta(seconds=1)))
         cool = min(decision.retry_in, self._schedule.retry[0]) if cools and decision.retry_in is not None else None
-        notices = await self._notices.write(decision.notices, job, attempt, now)
+        notices = await self._write_notices(decision, now)
         if not await self._write(decision.settlement((notice for _, notice in notices), cool_destination=cool)):
             return
         if cool is not None:
@@ -264,22 +265,39 @@ class DeliveryWorker:
             self._tally.notice(request.kind)
             events.notice_queued(job, notice, request.kind, len(request.recipients))
 
+    async def _write_notices(self, decision: Decision, now: datetime) -> Sequence[tuple[NoticeRequest, NewMessage]]:
+        """Write the notices, without the original if it cannot be read: unsettled, all would be delivered again."""
+        job, attempt, requests = decision.job, decision.attempt, decision.notices
+        written = await self._patiently(job, lambda: self._notices.write(requests, job, attempt, now))
+        if written is None:
+            written = await self._notices.write(requests, job, attempt, now, readable=False)
+        return written
+
     async def _write(self, settlement: Settlement) -> bool:
-        """Write a settlement down, with patience for a store that fails for a while. False if it could not be."""
-        job = settlement.job
+        """Write a settlement down. False if it could not be."""
+
+        async def settled() -> bool:
+            await self._store.settle(settlement)
+            return True
+
+        try:
+            return await self._patiently(settlement.job, settled) is not None
+        except LeaseLostError:
+            events.lease_lost(settlement.job)
+            return False
+
+    async def _patiently(self, job: Job, work: Callable[[], Awaitable[T]]) -> T | None:
+        """Do what needs the store, with patience for one that fails for a while; None if it fails to the end."""
         for tries_left in range(len(_SETTLE_PAUSES_SECONDS), -1, -1):
             try:
-                await self._store.settle(settlement)
+                return await work()
             except LeaseLostError:
-                events.lease_lost(job)
-                return False
+                raise
             except StoreError as error:
                 events.settle_failed(job, error, tries_left)
                 if tries_left:
                     await self._clock.sleep(_SETTLE_PAUSES_SECONDS[-tries_left])
-            else:
-                return True
-        return False
+        return None
 
     def _tell(self, decision: Decision) -> None:
         self._tally.attempt(decision)

@@ -171,6 +171,7 @@ class RecordingStore(MemoryQueueStore):
         super().__init__(clock)
         self.settlements: list[Settlement] = []
         self.fail_settles = 0
+        self.fail_headers = 0
         self.settle_gate: asyncio.Event | None = None
         self.settling = asyncio.Event()
         self._lost: set[str] = set()
@@ -184,6 +185,12 @@ class RecordingStore(MemoryQueueStore):
             raise StoreError("the content is gone")
         async for piece in super().content(queue_id):
             yield piece
+
+    async def headers(self, queue_id: str, max_bytes: int = 262_144) -> bytes:
+        if self.fail_headers:
+            self.fail_headers -= 1
+            raise StoreError("disk on fire")
+        return await super().headers(queue_id, max_bytes)
 
     async def settle(self, settlement: Settlement) -> None:
         self.settling.set()

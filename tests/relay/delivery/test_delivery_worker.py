@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from delivery_fakes import World, down, found_addresses, found_mx
@@ -644,6 +645,40 @@ async def test_a_store_that_fails_for_a_while_is_asked_again(caplog: pytest.LogC
     assert [record.message for record in caplog.records] == ["queue.settle_failed"] * 2
 
 
+async def test_what_a_notice_returns_may_be_late_and_nobody_gets_the_message_twice(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    world.transport.hosts["mx.example.test"].replies = {"b@example.test": Reply(550, ("5.1.1 no",))}
+    world.store.fail_headers = 2
+    job = await world.job("a@example.test", "b@example.test")
+    with caplog.at_level(logging.WARNING, "relay"):
+        await _with_time_passing(world, world.worker.attempt(job))
+    assert [one.state for one in (await world.entry(job)).recipients] == [State.DELIVERED, State.FAILED]
+    (notice,) = await world.notices_to()
+    assert b"Subject: Undeliverable: hello" in notice
+    assert [record.message for record in caplog.records] == ["queue.settle_failed"] * 2
+
+
+async def test_a_notice_of_a_message_that_cannot_be_read_any_more_returns_nothing_of_it() -> None:
+    world = World()
+    world.transport.hosts["mx.example.test"].replies = {"b@example.test": Reply(550, ("5.1.1 no",))}
+    world.store.fail_headers = 1_000
+    job = await world.job("a@example.test", "b@example.test")
+    await _with_time_passing(world, world.worker.attempt(job))
+    assert [one.state for one in (await world.entry(job)).recipients] == [State.DELIVERED, State.FAILED]
+    (notice,) = await world.notices_to()
+    assert b"Final-Recipient: rfc822; b@example.test" in notice
+
+
+async def _with_time_passing(world: World, attempt: Coroutine[Any, Any, object]) -> None:
+    task = asyncio.ensure_future(attempt)
+    while not task.done():
+        world.clock.move(timedelta(seconds=1))
+        await asyncio.sleep(0)
+    task.result()
+
+
 async def test_a_lost_lease_writes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     job = await world.job()
@@ -745,9 +780,12 @@ async def test_content_that_is_gone_defers_and_does_not_bounce() -> None:
     world = World()
     job = await world.job()
     world.store.lose(job.message.queue_id)
-    await world.worker.attempt(job)
+    ended = await world.worker.attempt(job)
     entry = await world.entry(job)
     assert (entry.state, entry.recipients[0].status) == (State.QUEUED, "4.3.0")
+    assert ended is not None
+    assert not ended.unreachable, "other mail for the destination is none the worse for it"
+    assert world.store.settlements[-1].cool_destination is None
 
 
 async def test_a_host_that_gave_way_to_others_is_tried_later() -> None:
