@@ -80,6 +80,18 @@ async def test_the_former_way_out_stays_for_what_began_under_it_and_is_closed_in
     assert lab.hosts["mx1.shop.test"].connections == 0
 
 
+async def test_settings_that_cannot_be_built_leave_the_way_out_as_it_was(settings: Settings, tmp_path: Path) -> None:
+    """The CA file can go between the check of the settings and their use."""
+    gone = settings.model_copy(update={"tls": settings.tls.model_copy(update={"ca_file": tmp_path / "gone.pem"})})
+    async with running(settings) as relay:
+        former = relay._outbound
+        with pytest.raises(ValueError, match=r"gone\.pem"):
+            await relay.reload(gone)
+        assert relay.settings is settings
+        assert relay._outbound is former
+        assert relay._retired == [], "in half an hour it would have been closed, and no mail would leave any more"
+
+
 async def test_a_store_that_fails_is_told_by_readiness(settings: Settings) -> None:
     async with running(settings) as relay:
         await relay._store.close()
