@@ -264,9 +264,13 @@ class MemoryQueueStore:
 
         def due_now(job: _Job) -> None:
             job.next_attempt_at = min(job.next_attempt_at, now)
-            self._cooled.pop(job.destination, None)
+            self._warm(job.destination, now)
 
         return self._operate(which, due_now, State.QUEUED)
+
+    def _warm(self, destination: str, now: datetime) -> None:
+        if self._cooled.get(destination, now) > now:
+            del self._cooled[destination]
 
     async def operator_hold(self, which: QueueFilter) -> int:
         now = self._clock.now()
@@ -282,7 +286,7 @@ class MemoryQueueStore:
         def release(job: _Job) -> None:
             self._end_hold(job, now)
             job.state, job.next_attempt_at, job.lapses = State.QUEUED, now, 0
-            self._cooled.pop(job.destination, None)
+            self._warm(job.destination, now)
 
         return self._operate(which, release, State.HELD)
 
