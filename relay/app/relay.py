@@ -214,7 +214,8 @@ class Relay:
     async def reload(self, new: Settings) -> tuple[str, ...] | None:
         """Take over new settings; return the names of those that need a restart, or None if a file is not usable.
 
-        Raises ValueError if the CA file is not; then, too, all stays as it was. Attempts and sessions under way may end under the settings that they began with.
+        Raises ValueError if the CA file is not; then, too, all stays as it was. Attempts and sessions under way may
+        end under the settings that they began with.
         """
         outbound = self._build_outbound(new)  # first, so that what cannot be built changes nothing
         if not await self._listeners.reload(plain.ingress_settings(new)):
