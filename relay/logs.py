@@ -2,14 +2,18 @@
 
 Standard error, because systemd and containers collect it and standard output stays free for what commands print.
 The loop never waits for the reader of the log: records pass through a bounded queue, and when that is full, those
-below ERROR are dropped and counted, while an ERROR is waited for.
+below ERROR are dropped and counted, while an ERROR is waited for. Lines are written some at a time, so that a busy
+loop and the thread do not take turns for each of them; a line is late by GATHER_SECONDS at most.
 """
 
+import contextlib
 import json
 import logging
 import logging.handlers
 import queue
 import sys
+import threading
+import time
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
@@ -17,7 +21,9 @@ from typing import Self, TextIO
 
 from relay.printable import printable
 
+GATHER_SECONDS = 0.02
 _QUEUED_RECORDS = 20_000
+_WRITTEN_AT_ONCE = 500
 _MAX_VALUE = 1000
 _MAX_TRACEBACK = 20_000
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -46,7 +52,7 @@ class JsonFormatter(logging.Formatter):
             line["logger"] = record.name
         if (told := _traceback(record)) is not None:
             line["traceback"] = told
-        return json.dumps(line, default=_shown, separators=(",", ":")).replace("\x7f", "\\u007f")
+        return _encode(line).replace("\x7f", "\\u007f")
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -78,8 +84,11 @@ def _shown(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)[:_MAX_VALUE]
 
 
+_encode = json.JSONEncoder(default=_shown, separators=(",", ":")).encode
+
+
 class _QueueHandler(logging.handlers.QueueHandler):
-    """Puts records into the bounded queue as they are; the listener's thread formats them."""
+    """Puts records into the bounded queue as they are; the writer's thread formats them."""
 
     def __init__(self, records: "queue.Queue[logging.LogRecord | None]") -> None:
         super().__init__(records)
@@ -90,16 +99,14 @@ class _QueueHandler(logging.handlers.QueueHandler):
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
+        waits = record.levelno >= logging.ERROR
         try:
             if self._dropped:
-                self._records.put_nowait(_dropped_record(self._dropped))
+                self._records.put(_dropped_record(self._dropped), block=waits)
                 self._dropped = 0
-            self._records.put_nowait(record)
+            self._records.put(record, block=waits)
         except queue.Full:
-            if record.levelno < logging.ERROR:
-                self._dropped += 1
-            else:
-                self._records.put(record)
+            self._dropped += 1
 
 
 def _dropped_record(count: int) -> logging.LogRecord:
@@ -108,31 +115,63 @@ def _dropped_record(count: int) -> logging.LogRecord:
     return record
 
 
-class _Listener(logging.handlers.QueueListener):
-    """Writes in its own thread."""
+class _Writer:
+    """Formats and writes records in its own thread, until it meets a None."""
 
-    def __init__(self, records: "queue.Queue[logging.LogRecord | None]", output: logging.Handler) -> None:
-        super().__init__(records, output)
+    def __init__(self, records: "queue.Queue[logging.LogRecord | None]", stream: TextIO) -> None:
+        self.formatter: logging.Formatter = JsonFormatter()
         self._records = records
+        self._stream = stream
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
-    def enqueue_sentinel(self) -> None:
-        # The parent does not wait for room, and would fail on a full queue.
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when all has been written."""
         self._records.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        going_on = True
+        while going_on:
+            going_on = self._write_some()
+
+    def _write_some(self) -> bool:
+        """Wait for a record, then write what has come until a moment later; False at the end."""
+        record = self._records.get()
+        if record is not None and record.levelno < logging.ERROR:
+            time.sleep(GATHER_SECONDS)
+        lines: list[str] = []
+        while record is not None:
+            lines.append(self._line(record))
+            if self._records.empty() or len(lines) == _WRITTEN_AT_ONCE:
+                break
+            record = self._records.get()
+        with contextlib.suppress(OSError, ValueError):  # who closed the log does not want it
+            self._stream.write("".join(lines))
+            self._stream.flush()
+        return record is not None
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.formatter.format(record) + "\n"
+        except Exception:  # noqa: BLE001  a record that cannot be told must not silence all others
+            return json.dumps({"level": "error", "event": "log.unwritable", "logger": record.name}) + "\n"
 
 
 class LogOutput:
     """A context manager: inside it, all log records go to the stream; on leaving, all of them have been written."""
 
     def __init__(self, stream: TextIO | None = None, *, queued_records: int = _QUEUED_RECORDS) -> None:
-        self._output = logging.StreamHandler(stream or sys.stderr)
         records: queue.Queue[logging.LogRecord | None] = queue.Queue(queued_records)
         self._handler = _QueueHandler(records)
-        self._listener = _Listener(records, self._output)
+        self._writer = _Writer(records, stream or sys.stderr)
         self._before: tuple[list[logging.Handler], int] = ([], logging.WARNING)
 
     def configure(self, form: str, level: str) -> None:
         """Set `log.format` and `log.level`. Libraries are heard from WARNING on."""
-        self._output.setFormatter(ConsoleFormatter() if form == "console" else JsonFormatter())
+        self._writer.formatter = ConsoleFormatter() if form == "console" else JsonFormatter()
         for name in ("relay", "policy"):
             logging.getLogger(name).setLevel(level.upper())
 
@@ -142,7 +181,7 @@ class LogOutput:
         root.handlers[:] = [self._handler]
         root.setLevel(logging.WARNING)
         logging.captureWarnings(capture=True)
-        self._listener.start()
+        self._writer.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -150,4 +189,4 @@ class LogOutput:
         root = logging.getLogger()
         root.handlers[:], level = self._before
         root.setLevel(level)
-        self._listener.stop()
+        self._writer.stop()

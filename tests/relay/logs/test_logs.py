@@ -123,6 +123,42 @@ def test_a_stuck_reader_costs_records_below_error_and_they_are_counted() -> None
     assert sum(line["records"] for line in lines if line["event"] == "log.dropped") == 20
 
 
+class Untellable:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.usefixtures("restored_levels")
+def test_a_record_that_cannot_be_told_does_not_silence_the_others() -> None:
+    stream = io.StringIO()
+    with LogOutput(stream) as output:
+        output.configure("json", "info")
+        log.info("bad", extra={"value": Untellable()})
+        log.info("good")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["log.unwritable", "good"]
+
+
+class CountingStream(io.StringIO):
+    """Counts writes."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+@pytest.mark.usefixtures("restored_levels")
+def test_what_comes_at_once_is_written_at_once() -> None:
+    stream = CountingStream()
+    with LogOutput(stream) as output:
+        output.configure("json", "info")
+        for _ in range(100):
+            log.info("more")
+    assert len(stream.getvalue().splitlines()) == 100
+    assert stream.writes < 50
+
+
 @given(st.text())
 def test_printable_is_printable_and_keeps_what_was(text: str) -> None:
     shown = printable(text)
