@@ -170,8 +170,9 @@ class SqliteQueueStore:
 
     async def settle(self, settlement: Settlement) -> None:
         """Write the end of an attempt; see QueueStore. Raises ValueError if it would be tried again at once."""
-        soon = bool(settlement.notices) or not settlement.retry_in
-        await self._end(settling.settled(settlement, self._now(), self._terms()), wake=soon)
+        ending = settling.settled(settlement, self._now(), self._terms())
+        at_once = bool(ending.waiting) and not settlement.retry_in
+        await self._end(ending, wake=at_once or bool(settlement.notices))
 
     async def renew(self, jobs: Sequence[Job] | None = None) -> None:
         await self._writer.run(partial(leasing.renew, jobs=jobs, terms=self._terms()))
