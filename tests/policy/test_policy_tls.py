@@ -216,6 +216,15 @@ def test_a_ca_file_that_is_none_is_told(tmp_path: Path) -> None:
         verified_context(str(tmp_path / "missing.pem"))
 
 
+async def test_a_session_without_a_name_to_check_is_not_called_verified(
+    contexts: TlsContexts, ca: CertificateAuthority, tmp_path: Path
+) -> None:
+    async with tls_server(ca.issue([MX]).server_context(tmp_path / "server.pem")) as port:
+        session = await handshake(port, contexts.verified, name="")
+    assert isinstance(session, TlsSession)
+    assert not session.verified
+
+
 @pytest.mark.stock
 async def test_stock_context_takes_a_common_name(ca: CertificateAuthority, tmp_path: Path) -> None:
     stock = ssl.create_default_context(cafile=str(ca.write(tmp_path / "ca.pem")))
