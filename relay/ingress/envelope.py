@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from relay import events
 from relay.ingress.client import IdentifiedConnection
-from relay.ingress.intake import STORE_FULL, TOO_LARGE, Intake
+from relay.ingress.intake import STORE_FULL, TOO_LARGE, Intake, store_refusal
 from relay.ingress.parameters import (
     NO_MAIL_PARAMETERS,
     NO_RCPT_PARAMETERS,
@@ -18,6 +18,7 @@ from relay.ingress.parameters import (
 from relay.ingress.paths import Path, PathError, parse_forward_path, parse_reverse_path, split_path
 from relay.ingress.shared import MessageResult
 from relay.queue.message import NewRecipient
+from relay.store.protocols import StoreError
 
 _FROM = re.compile(rb"(?i)FROM: *")
 _TO = re.compile(rb"(?i)TO: *")
@@ -111,7 +112,12 @@ class EnvelopeConnection(IdentifiedConnection):
         if size > shared.settings.max_message_size:
             shared.message_results[MessageResult.REFUSED].inc()
             return TOO_LARGE
-        if not await shared.store.room_for(size):
+        try:
+            has_room = await shared.store.room_for(size)
+        except StoreError as error:
+            shared.message_results[MessageResult.DEFERRED].inc()
+            return store_refusal(error)
+        if not has_room:
             shared.message_results[MessageResult.DEFERRED].inc()
             return STORE_FULL
         if not shared.rate.admit(self.client or "", shared.clock.now()):

@@ -99,6 +99,10 @@ class Intake:
 
     async def _move_to_store(self) -> None:
         try:
+            # MAIL asked for the room that SIZE said; that need not be all, and others write at the same time.
+            if not await self._store.room_for(self._held):
+                await self._refuse(STORE_FULL)
+                return
             if self._upload is None:
                 self._upload = await self._store.begin_upload()
             await self._append(self._upload)
@@ -107,9 +111,10 @@ class Intake:
 
     async def _append(self, upload: Upload) -> None:
         piece = b"".join(self._parts)
-        self._drop_parts()
+        self._parts.clear()
         if piece:
             await upload.append(piece)
+        self._drop_parts()  # not before: it takes memory until it is written
 
     async def _refuse(self, reply: str) -> None:
         self.refusal = reply

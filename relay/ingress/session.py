@@ -141,7 +141,7 @@ class Session(EnvelopeConnection):
             content, rest = framing.feed(await self.read(READ_AHEAD))
             await intake.write(content)
             if intake.hopeless:
-                raise GoodbyeError(TOO_LARGE)
+                raise self._too_large()
         self.input.put_back(rest)
 
     async def _bdat(self, argument: bytes) -> None:
@@ -151,7 +151,7 @@ class Session(EnvelopeConnection):
             raise GoodbyeError("501 5.5.4 Syntax: BDAT <size> [LAST]; closing connection")
         size = int(match[1])
         if size > 2 * self.shared.settings.max_message_size:
-            raise GoodbyeError(TOO_LARGE)
+            raise self._too_large()
         transaction = self.transaction
         refusal = self._bdat_refusal(transaction)
         self.in_content = True
@@ -167,9 +167,16 @@ class Session(EnvelopeConnection):
             await self._finish(transaction, intake)
         elif intake.refusal is not None:
             transaction.failed = True
+            self._count(transaction, intake.refusal)
             self.reply(intake.refusal)
         else:
             self.reply(f"250 2.0.0 {size} octets received")
+
+    def _too_large(self) -> GoodbyeError:
+        """The end of a session whose client sends so much that reading on would be a waste."""
+        if self.transaction is not None and not self.transaction.failed:
+            self._count(self.transaction, TOO_LARGE)
+        return GoodbyeError(TOO_LARGE)
 
     def _bdat_refusal(self, transaction: Transaction | None) -> str | None:
         if transaction is None:
@@ -217,13 +224,17 @@ class Session(EnvelopeConnection):
             reply = await self._commit(transaction, intake)
         finally:
             await self.end_transaction()
+        if self._count(transaction, reply) is MessageResult.ACCEPTED:
+            self.mistakes = self.idle_commands = 0
+        self.reply(reply)
+
+    def _count(self, transaction: Transaction, reply: str) -> MessageResult:
+        """Take note of what a message came to, once for each."""
         result = _RESULTS[reply[0]]
         self.shared.message_results[result].inc()
-        if result is MessageResult.ACCEPTED:
-            self.mistakes = self.idle_commands = 0
-        else:
+        if result is not MessageResult.ACCEPTED:
             events.message_refused(transaction.queue_id, str(self.address), transaction.reverse_path.mailbox, reply)
-        self.reply(reply)
+        return result
 
     async def _commit(self, transaction: Transaction, intake: Intake) -> str:
         content = await intake.finish()

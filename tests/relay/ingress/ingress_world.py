@@ -43,6 +43,8 @@ class RecordingStore(MemoryQueueStore):
         self.asked_for_room: list[int] = []
         self.uploads = 0
         self.upload_error: StoreError | None = None
+        self.append_gate = asyncio.Event()
+        self.append_gate.set()
 
     async def enqueue(self, message: NewMessage, lease: frozenset[str] = frozenset()) -> Sequence[Job]:
         self.at_gate.set()
@@ -56,6 +58,13 @@ class RecordingStore(MemoryQueueStore):
     async def begin_upload(self) -> MemoryUpload:
         self.uploads += 1
         upload = await super().begin_upload()
+        append = upload.append
+
+        async def append_at_gate(data: bytes) -> None:
+            await self.append_gate.wait()
+            await append(data)
+
+        upload.append = append_at_gate  # type: ignore[method-assign]
         if self.upload_error is not None:
             upload.finish = self._fail  # type: ignore[method-assign]
         return upload
@@ -65,6 +74,7 @@ class RecordingStore(MemoryQueueStore):
         raise self.upload_error
 
     async def room_for(self, size: int) -> bool:
+        self._check()
         self.asked_for_room.append(size)
         return self.room
 
@@ -249,6 +259,7 @@ async def world(ingress: IngressSettings | None = None) -> AsyncIterator[World]:
         yield it
     finally:
         it.store.open_gate.set()
+        it.store.append_gate.set()
         for client in it.clients:
             client.close()
         await it.listeners.stop(timedelta(seconds=LIMIT))

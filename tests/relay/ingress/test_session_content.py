@@ -366,6 +366,69 @@ async def test_no_room_is_said_at_mail() -> None:
         assert it.store.asked_for_room == [1234]
 
 
+async def test_room_that_ends_amid_content_is_said_at_its_end() -> None:
+    """Nobody has to say SIZE, and many messages can come at once."""
+    async with world() as it:
+        client = await it.ready()
+        await client.mail()
+        it.store.room = False
+        assert (await client.data(b"x\r\n" * 600_000)).short == "452 4.3.1"
+        assert it.store.nameless == 0
+        assert it.listeners._shared.budget.used == 0
+
+
+async def test_a_store_that_cannot_be_asked_for_room_is_no_fault_of_the_session(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with world() as it:
+        client = await it.ready()
+        it.store.broken = StoreError("secret")
+        reply = await client.say(b"MAIL FROM:<a@x.test>")
+        assert reply.short == "451 4.3.0"
+        assert "secret" not in repr(reply)
+        assert it.metric("ingress_messages_total", result="deferred") == 1
+        assert [record.message for record in caplog.records] == ["message.store_failed"]
+        it.store.broken = None
+        await client.mail()
+
+
+async def test_content_counts_as_held_until_the_store_has_it() -> None:
+    async with world() as it:
+        client = await it.ready()
+        await client.mail()
+        await client.say(b"DATA")
+        it.store.append_gate.clear()
+        await client.send(b"x\r\n" * 600_000 + b".\r\n")
+        await it.until(lambda: it.store.uploads)
+        await asyncio.sleep(0)
+        assert it.listeners._shared.budget.used > MIB
+        it.store.append_gate.set()
+        assert (await client.reply()).short == "250 2.0.0"
+        assert it.listeners._shared.budget.used == 0
+
+
+@pytest.mark.parametrize(
+    ("commands", "code"),
+    [
+        (b"BDAT 3\r\nx\0\nRSET\r\n", "550 5.6.0"),
+        (b"BDAT 1001\r\n" + b"x" * 1001 + b"RSET\r\n", "552 5.3.4"),
+        (b"BDAT 2001 LAST\r\n", "552 5.3.4"),
+        (b"DATA\r\n" + b"x" * 2100, "552 5.3.4"),
+    ],
+)
+async def test_every_refused_message_is_counted_and_logged_once(
+    commands: bytes, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(settings(max_message_size=1000)) as it:
+        client = await it.ready()
+        await client.mail()
+        await client.send(commands)
+        reply = await client.reply()
+        assert code in (reply.short, (await client.reply()).short if reply.code == 354 else "")
+        assert it.metric("ingress_messages_total", result="refused") == 1
+        assert [record.message for record in caplog.records] == ["message.refused"]
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("postgresql://relay:secret@db"), ConnectionRefusedError("secret"), KeyError("secret")]
 )
