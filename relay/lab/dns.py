@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 
@@ -53,6 +54,7 @@ class LabDns:
         self.tcp_queries: Journal[tuple[str, str]] = Journal()
         self.address = ""
         self._records: dict[dns.name.Name, dict[RdataType, dns.rrset.RRset]] = {}
+        self._existing: Counter[dns.name.Name] = Counter()  # owners and all names above them, RFC 8020
         self._overrides: dict[tuple[dns.name.Name, RdataType | None], Override] = {}
         self._authentic: set[dns.name.Name] = set()
         self._tcp = Listener()
@@ -83,18 +85,24 @@ class LabDns:
         """Put these records in place of all that the name has of this type. Values are in zone-file form."""
         owner, kind = _name(name), dns.rdatatype.from_text(rdtype)
         rrset = dns.rrset.from_text(owner, self.ttl if ttl is None else ttl, "IN", rdtype, *values)
-        self._records.setdefault(owner, {})[kind] = rrset
+        if owner not in self._records:
+            self._records[owner] = {}
+            self._existing.update(_with_ancestors(owner))
+        self._records[owner][kind] = rrset
 
     def remove(self, name: str, rdtype: str | None = None) -> None:
         """Forget the records of this type, or all records of the name. Nothing happens where there are none."""
         owner = _name(name)
-        if rdtype is None:
-            self._records.pop(owner, None)
+        here = self._records.get(owner)
+        if here is None:
             return
-        here = self._records.get(owner, {})
-        here.pop(dns.rdatatype.from_text(rdtype), None)
+        if rdtype is None:
+            here.clear()
+        else:
+            here.pop(dns.rdatatype.from_text(rdtype), None)
         if not here:
-            self._records.pop(owner, None)
+            del self._records[owner]
+            self._existing.subtract(_with_ancestors(owner))
 
     def records(self, name: str, rdtype: str) -> tuple[str, ...]:
         """Return the values that the name has of this type, in zone-file form."""
@@ -201,7 +209,7 @@ class LabDns:
         else:
             response.set_rcode(dns.rcode.SERVFAIL)
             return
-        if not any(known.is_subdomain(name) for known in self._records):
+        if not self._existing[name]:
             response.set_rcode(dns.rcode.NXDOMAIN)
         self._add_soa(response, name)
 
@@ -225,6 +233,10 @@ def _to_wire(response: dns.message.Message, query: dns.message.Message, *, tcp: 
         short = dns.message.make_response(query, recursion_available=True)
         short.flags |= dns.flags.TC
         return short.to_wire()
+
+
+def _with_ancestors(name: dns.name.Name) -> list[dns.name.Name]:
+    return [dns.name.Name(name.labels[start:]) for start in range(len(name.labels))]
 
 
 def _name(name: str) -> dns.name.Name:
