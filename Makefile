@@ -57,11 +57,12 @@ conformance: venv
 	$(BIN)/python tests/conformance/report.py
 
 # Pinned, with hashes, and without any registry's address.
-LOCK := uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --quiet
+LOCK := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --quiet --python-version 3.11
 lock: venv
 	$(PIP) install uv
-	$(BIN)/$(LOCK) --python-version 3.11 -o requirements.txt
-	$(BIN)/$(LOCK) --python-version 3.11 --group dev -o requirements-dev.txt
+	$(BIN)/$(LOCK) pyproject.toml -o requirements.txt
+	$(BIN)/$(LOCK) pyproject.toml --group dev -o requirements-dev.txt
+	echo 'setuptools>=77' | $(BIN)/$(LOCK) - -o docker/requirements-build.txt
 
 apt: | $(VENV)/.made
 	@if [ "$$(id -u)" = 0 ]; then .ci/apt $$(sed 's/#.*//' tests/real/packages.txt); \
