@@ -18,6 +18,7 @@ from relay.ingress.access import Identity, client_address, client_key
 from relay.ingress.auth import AuthError, Credentials, decode_response, login_credentials, plain_credentials
 from relay.ingress.connection import Connection, GoodbyeError, LineError
 from relay.ingress.shared import ConnectionResult
+from relay.ingress.users import Users
 from relay.queue.message import Client
 
 _MAX_AUTH_TRIES = 3
@@ -190,10 +191,16 @@ class IdentifiedConnection(Connection):
 
     async def _log_in(self, credentials: Credentials) -> None:
         assert self.shared.users is not None
+        async with self.shared.users.turns:  # those who wait for it may have to wait longer when it comes
+            await self._try_credentials(self.shared.users, credentials)
+        if self._auth_tries >= _MAX_AUTH_TRIES:
+            raise self.goodbye("421 4.7.0", "Too many failed tries")
+
+    async def _try_credentials(self, users: Users, credentials: Credentials) -> None:
         back_off, clock, client = self.shared.back_off, self.shared.clock, client_key(self.address)
         if back_off.blocked(client, clock.now()):
             self.complain("454 4.7.0 Too many failed tries, please wait")
-        elif await self.shared.users.verify(credentials.name, credentials.password):
+        elif await users.verify(credentials.name, credentials.password):
             back_off.succeeded(client)
             self.user, self._client = credentials.name, None
             self._identify(replace(self.identity, user=self.user))
@@ -203,8 +210,6 @@ class IdentifiedConnection(Connection):
             events.authentication_failed(str(self.address))
             self._auth_tries += 1
             self.complain("535 5.7.8 Authentication credentials invalid")
-            if self._auth_tries >= _MAX_AUTH_TRIES:
-                raise self.goodbye("421 4.7.0", "Too many failed tries")
 
 
 def _dns_names(tls: ssl.SSLObject) -> frozenset[str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from relay import events
+
 # A verification takes tens of milliseconds and 64 MiB: two at a time, off the loop.
 _AT_ONCE = 2
 
@@ -15,12 +17,15 @@ class UsersFileError(Exception):
 
 
 class Users:
-    """Knows who a name and a password belong to. The file is reread when it changes; a bad one keeps the old."""
+    """Knows who a name and a password belong to. The file is reread when it changes; a bad one keeps the old.
+
+    A verification is to be made within a turn (`async with users.turns`).
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._hasher = PasswordHasher()
-        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self.turns = asyncio.Semaphore(_AT_ONCE)
         # Takes as long as a real one, so that the time does not tell which names exist.
         self._nobody = self._hasher.hash("")
         self._stamp = self._stat()
@@ -28,8 +33,7 @@ class Users:
 
     async def verify(self, name: str, password: str) -> bool:
         """Whether this is the password of an existing user."""
-        async with self._at_once:
-            return await asyncio.to_thread(self._verify, name, password)
+        return await asyncio.to_thread(self._verify, name, password)
 
     def reload(self) -> None:
         """Read the file again; raises UsersFileError, and the old users stay."""
@@ -50,8 +54,8 @@ class Users:
             return
         try:
             self.reload()
-        except UsersFileError:
-            return  # reload() on SIGHUP and `config check` say what is wrong
+        except UsersFileError as error:
+            events.listener_reload_failed(str(error))
 
     def _stat(self) -> tuple[int, int, int]:
         try:

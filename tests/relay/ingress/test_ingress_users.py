@@ -43,13 +43,20 @@ def test_nobody_takes_as_long_as_somebody(path: Path) -> None:
     assert extract_parameters(Users(path)._nobody) == extract_parameters(PasswordHasher().hash("x"))
 
 
-async def test_changed_file_is_read_again_and_a_bad_one_keeps_the_old(path: Path) -> None:
+async def test_changed_file_is_read_again_and_a_bad_one_keeps_the_old(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     users = Users(path)
     rewrite(path, f"alice:{HASHER.hash('changed')}\n")
     assert await users.verify("alice", "changed")
     assert not await users.verify("bob", "pässwörd")
     rewrite(path, "nonsense\n")
     assert await users.verify("alice", "changed")
+    (record,) = caplog.records  # or somebody who was taken out of the file could go on unnoticed
+    assert record.levelname == "ERROR"
+    assert f"{path}:1: not name:argon2-hash" in str(record.__dict__["problem"])
+    assert await users.verify("alice", "changed")
+    assert len(caplog.records) == 1
     with pytest.raises(UsersFileError):
         users.reload()
     rewrite(path, None)

@@ -302,6 +302,15 @@ async def test_third_failed_try_ends_the_session_and_then_the_address_waits(pem:
         assert (await again.say(b"AUTH PLAIN " + ALICE)).short == "235 2.7.0"
 
 
+async def test_many_connections_at_once_get_no_more_tries_than_one(pem: Path, users: Path) -> None:
+    async with world(settings(tls_listener(pem), access=AccessSettings(users_file=users))) as it:
+        clients = [await in_tls(it) for _ in range(12)]
+        replies = await asyncio.gather(*(client.say(b"AUTH PLAIN " + MALLORY) for client in clients))
+        tried = [reply for reply in replies if reply.short == "535 5.7.8"]
+        assert 3 <= len(tried) <= 4, "three are free, and two are looked at side by side"
+        assert {reply.short for reply in replies} == {"535 5.7.8", "454 4.7.0"}
+
+
 def client_certificate(path: Path, *names: str) -> Issued:
     issued = AUTHORITY.issue(names, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
     issued.write(path)
