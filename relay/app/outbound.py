@@ -72,7 +72,13 @@ def build_outbound(settings: Settings, *, policy_store: PolicyStore, clock: Cloc
         settings=plain.freshness_settings(settings),
         observer=observer,
     )
-    router = Router(resolver=resolver, policies=policies, settings=plain.route_settings(settings), draw=random.random)
+    router = Router(
+        resolver=resolver,
+        policies=policies,
+        settings=plain.route_settings(settings),
+        draw=random.random,
+        timer=time.monotonic,
+    )
     contexts = TlsContexts(
         ca_file=ca_file,
         minimum_version=tls.minimum_version,

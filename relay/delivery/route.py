@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from policy.address_guard import is_public
-from policy.answers import Answer, Resolver, Unknown
+from policy.answers import Answer, MxRecord, Resolver
 from policy.decide import Enforcement
 from policy.findings import Findings
 from policy.names import IPAddress, parse_address_literal
@@ -19,6 +19,8 @@ from relay.delivery.mx_list import LOOP, LocatedHost, MxHost, addresses, below_o
 from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.message import Message, Origin
 
+REUSE_SECONDS = 1.0
+"""How long a route serves the messages behind the one that it was looked up for, whatever the TTLs say."""
 _MAX_REMEMBERED = 10_000
 
 
@@ -46,17 +48,34 @@ class RouteSettings:
     enforcement: Enforcement = Enforcement.ENFORCE
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """A route found at a time of `timer`. Its hosts are kept by name: the order among equals is drawn anew."""
+
+    found_at: float
+    mx: Answer[MxRecord]
+    hosts: dict[str, Host]
+    findings: Findings | None
+
+
 class Router:
-    """Finds routes. `draw` gives numbers in [0, 1) for the order among equals."""
+    """Finds routes. `draw` gives numbers in [0, 1) for the order among equals, `timer` seconds that never go back."""
 
     def __init__(
-        self, *, resolver: Resolver, policies: Policies, settings: RouteSettings, draw: Callable[[], float]
+        self,
+        *,
+        resolver: Resolver,
+        policies: Policies,
+        settings: RouteSettings,
+        draw: Callable[[], float],
+        timer: Callable[[], float],
     ) -> None:
         self._resolver = resolver
         self._policies = policies
         self._settings = settings
         self._draw = draw
-        self._answered: dict[str, None] = {}
+        self._timer = timer
+        self._known: dict[str, _Known] = {}
         self._is_public = lru_cache(_MAX_REMEMBERED)(is_public)
 
     def is_fixed(self, message: Message) -> bool:
@@ -73,23 +92,49 @@ class Router:
         literal = parse_address_literal(destination)
         if literal is not None:
             return self._literal_route(destination, literal)
+        if (known := self._recall(destination)) is not None:
+            return known
         # RFC 7505: a null MX ends it here, before anybody is asked for a policy.
-        listed = mx_hosts(
-            destination,
-            await self._resolver.mx(destination),
-            own_names=self._settings.own_names,
-            draw=self._draw,
-        )
+        answer = await self._resolver.mx(destination)
+        listed = self._listed(destination, answer)
         if isinstance(listed, HostFailure):
             return Route(failure=listed)
-        return await self._domain_route(destination, listed)
+        route = await self._domain_route(destination, listed)
+        self._remember(destination, answer, listed, route)
+        return route
 
     async def recheck(self, route: Route) -> Route:
         """Return the route judged by the policy as it is now, looked up past all caches (RFC 8461 §5)."""
         if route.findings is None:
             return route
+        self._known.pop(route.findings.policy_domain, None)
         findings = await self._policies.findings(route.findings.policy_domain, recheck=True)
         return self._judged(route.hosts, findings)
+
+    def _recall(self, domain: str) -> Route | None:
+        """Return the route of a moment ago, which most messages of a busy domain have in common."""
+        known = self._known.get(domain)
+        if known is None or self._timer() - known.found_at >= REUSE_SECONDS:
+            return None
+        listed = self._listed(domain, known.mx)
+        if isinstance(listed, HostFailure) or not all(mx.name in known.hosts for mx in listed):
+            return None  # of a long list, other hosts were drawn this time
+        return Route(hosts=tuple([known.hosts[mx.name] for mx in listed]), findings=known.findings)
+
+    def _remember(self, domain: str, answer: Answer[MxRecord], listed: tuple[MxHost, ...], route: Route) -> None:
+        """Keep a route whose every question was answered, and which leads to all hosts."""
+        self._known.pop(domain, None)
+        if len(route.hosts) < len(listed) or any(_is_unanswered(host) for host in route.hosts):
+            return
+        if route.findings is not None and route.findings.unknown is not None:
+            return
+        hosts = {host.name: host for host in route.hosts}
+        self._known[domain] = _Known(found_at=self._timer(), mx=answer, hosts=hosts, findings=route.findings)
+        if len(self._known) > _MAX_REMEMBERED:
+            del self._known[next(iter(self._known))]
+
+    def _listed(self, domain: str, answer: Answer[MxRecord]) -> tuple[MxHost, ...] | HostFailure:
+        return mx_hosts(domain, answer, own_names=self._settings.own_names, draw=self._draw)
 
     async def _domain_route(self, domain: str, listed: tuple[MxHost, ...]) -> Route:
         findings, answers = await self._ask(domain, listed)
@@ -105,27 +150,15 @@ class Router:
 
         What is cached is answered at once, and then tasks would cost more than all the rest of the route.
         """
-        if domain in self._answered:
-            findings = await self._findings(domain)
-            answers = [await self._resolver.addresses(mx.name) for mx in listed]
-        else:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    lookup = group.create_task(self._findings(domain))
-                    questions = [group.create_task(self._resolver.addresses(mx.name)) for mx in listed]
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from errors
-            findings, answers = lookup.result(), [question.result() for question in questions]
-        self._note(domain, answered=not any(isinstance(answer, Unknown) for answer in answers))
-        return findings, answers
-
-    def _note(self, domain: str, *, answered: bool) -> None:
-        if not answered:
-            self._answered.pop(domain, None)
-            return
-        self._answered[domain] = None
-        if len(self._answered) > _MAX_REMEMBERED:
-            del self._answered[next(iter(self._answered))]
+        if domain in self._known:
+            return await self._findings(domain), [await self._resolver.addresses(mx.name) for mx in listed]
+        try:
+            async with asyncio.TaskGroup() as group:
+                lookup = group.create_task(self._findings(domain))
+                questions = [group.create_task(self._resolver.addresses(mx.name)) for mx in listed]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        return lookup.result(), [question.result() for question in questions]
 
     async def _findings(self, domain: str) -> Findings | None:
         if self._settings.enforcement is Enforcement.OFF:
@@ -164,3 +197,7 @@ class Router:
         answer = await self._resolver.addresses(next_hop.host)
         where = addresses(next_hop.host, answer, allowed=lambda _: True)
         return Host(name=next_hop.host, port=next_hop.port, where=where, verdict=opportunistic(next_hop.host))
+
+
+def _is_unanswered(host: Host) -> bool:
+    return isinstance(host.where, HostFailure) and host.where.kind is FailureKind.DNS_UNKNOWN

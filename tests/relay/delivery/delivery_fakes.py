@@ -243,6 +243,7 @@ class World:
                 allow_private_addresses=self.allow_private_addresses,
             ),
             draw=self.draw,
+            timer=self.clock.seconds,
         )
         self._ids = 0
         self.notices = NoticeWriter(

@@ -114,7 +114,7 @@ async def rig_around(
         settings=NoticeSettings(hostname="relay.example.com", postmaster="postmaster@example.com"),
         new_id=lambda: f"n{next(ids)}",
     )
-    router = Router(resolver=resolver, policies=policies, settings=route, draw=random.random)
+    router = Router(resolver=resolver, policies=policies, settings=route, draw=random.random, timer=timer)
     worker = DeliveryWorker(
         store=store,
         router=router,

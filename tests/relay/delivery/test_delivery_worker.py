@@ -86,6 +86,7 @@ async def test_a_cached_policy_outlasts_a_policy_host_that_fails() -> None:
     world.resolver.publish("example.test", sts_record("2"))
     world.fetcher.bodies["example.test"] = FetchFailedError(ResultType.STS_POLICY_FETCH_ERROR, "HTTP status 500")
     world.transport.hosts["mx.example.test"].tls = FailureKind.CERTIFICATE
+    world.clock.move(timedelta(seconds=1))
     entry = await world.attempt()
     assert entry.state is State.QUEUED
     assert entry.attempts_made[0].policy_problem == "sts-policy-fetch-error: HTTP status 500"

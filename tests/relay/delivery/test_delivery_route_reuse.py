@@ -1,0 +1,84 @@
+"""A route serves the messages right behind the one that it was looked up for, and no others."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import cycle
+
+import pytest
+from delivery_fakes import World, found_addresses, found_mx
+from policy_fakes import sts_record
+
+from policy.answers import Unknown, UnknownReason
+from relay.delivery.hosts import Route
+from relay.delivery.route import REUSE_SECONDS
+
+UNKNOWN = Unknown(reason=UnknownReason.TIMEOUT, detail="no answer in 5 s")
+
+
+async def route_of(world: World) -> Route:
+    message = (await world.job()).message
+    return await world.router.route(message, "example.test")
+
+
+def published() -> World:
+    world = World()
+    world.publish("example.test", "1", "enforce", "mx.example.test")
+    world.resolver.mx_answers["example.test"] = found_mx((10, "mx.example.test"))
+    world.resolver.address_answers["mx.example.test"] = found_addresses("198.41.0.1")
+    return world
+
+
+async def test_a_burst_is_routed_by_one_look_up() -> None:
+    world = published()
+    first = await route_of(world)
+    asked = len(world.resolver.asked)
+    assert await route_of(world) == first
+    assert len(world.resolver.asked) == asked
+
+
+async def test_a_moment_later_everything_is_asked_again() -> None:
+    world = published()
+    await route_of(world)
+    world.clock.move(timedelta(seconds=REUSE_SECONDS))
+    world.resolver.asked.clear()
+    await route_of(world)
+    assert {kind for kind, _ in world.resolver.asked} == {"MX", "TXT", "ADDRESS"}
+
+
+@pytest.mark.parametrize("kind", ["mx", "address", "policy"])
+async def test_what_had_no_answer_is_asked_for_each_message(kind: str) -> None:
+    world = published()
+    if kind == "mx":
+        world.resolver.mx_answers["example.test"] = UNKNOWN
+    elif kind == "address":
+        world.resolver.address_answers["mx.example.test"] = UNKNOWN
+    else:
+        world.resolver.publish("example.test", UNKNOWN)
+    await route_of(world)
+    asked = len(world.resolver.asked)
+    await route_of(world)
+    assert len(world.resolver.asked) > asked
+
+
+async def test_a_recheck_ends_the_reuse() -> None:
+    world = published()
+    before = await route_of(world)
+    world.publish("example.test", "2", "enforce", "other.example.test")
+    await world.router.recheck(before)
+    now = await route_of(world)
+    assert now.findings is not None
+    assert now.findings.cached is not None
+    assert now.findings.cached.record_id == "2"
+    assert now.hosts[0].failure is not None
+
+
+@pytest.mark.rfc("5321-5.1-j")
+async def test_the_order_among_equals_is_drawn_for_each_message() -> None:
+    draws: Iterator[float] = cycle([0.1, 0.9, 0.9, 0.1])
+    world = World(draw=lambda: next(draws))
+    world.resolver.publish("example.test", sts_record("1"))
+    world.resolver.mx_answers["example.test"] = found_mx((10, "a.example.test"), (10, "b.example.test"))
+    for name in ("a.example.test", "b.example.test"):
+        world.resolver.address_answers[name] = found_addresses("198.41.0.1")
+    orders = [[host.name for host in (await route_of(world)).hosts] for _ in range(2)]
+    assert orders == [["a.example.test", "b.example.test"], ["b.example.test", "a.example.test"]]
