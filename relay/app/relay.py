@@ -126,9 +126,8 @@ class Relay:
         return AdminServer(app, *self.settings.http.address)
 
     def _impediments(self) -> Sequence[str]:
-        missing = len(self.settings.listener) - len(self.listeners)
         reasons = [f"the relay is {self.phase}"] if self.phase != "running" else []
-        return [*reasons, "a listener is not open"] if missing > 0 else reasons
+        return reasons if self._listeners.open else [*reasons, "a listener is not open"]
 
     # Starting and stopping.
 

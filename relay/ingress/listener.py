@@ -70,6 +70,11 @@ class Listeners:
         return tuple(server.sockets[0].getsockname()[:2] for server in self._servers if server.sockets)
 
     @property
+    def open(self) -> bool:
+        """Whether every listener that was to be opened at the start is open."""
+        return len(self.addresses) == len(self._listeners)
+
+    @property
     def certificate_expiry(self) -> dict[str, datetime]:
         """When the certificate of each listener with TLS expires, by address."""
         return {

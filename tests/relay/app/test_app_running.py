@@ -92,6 +92,14 @@ async def test_settings_that_cannot_be_built_leave_the_way_out_as_it_was(setting
         assert relay._retired == [], "in half an hour it would have been closed, and no mail would leave any more"
 
 
+async def test_a_listener_that_waits_for_a_restart_does_not_make_the_others_unready(settings: Settings) -> None:
+    second = settings.listener[0].model_copy(update={"address": type(settings.listener[0].address)("127.0.0.2", 0)})
+    async with running(settings) as relay:
+        more = settings.model_copy(update={"listener": (*settings.listener, second)})
+        assert await relay.reload(more) == ("listener addresses",)
+        assert await relay._health.reasons_not_ready() == []
+
+
 async def test_a_store_that_fails_is_told_by_readiness(settings: Settings) -> None:
     async with running(settings) as relay:
         await relay._store.close()
