@@ -2,8 +2,9 @@
 
 RFC 5321 §2.3.8, §4.5.3.1.6, §6.3; RFC 6531 §3.4. Content is only read: nothing is changed but bare line ends.
 
-Limits: the header section is looked at up to 256 KiB, a part's header up to 64 KiB; beyond, any octet above 127 in
-the content counts as one in a header. A boundary in RFC 2231 form (`boundary*0=`) is not followed.
+Limits: the header section is looked at up to 256 KiB, a part's header up to 64 KiB, and the headers of 10 000 parts;
+beyond, any octet above 127 in the content counts as one in a header. A boundary in RFC 2231 form (`boundary*0=`) is
+not followed.
 """
 
 import re
@@ -18,6 +19,7 @@ MAX_LINE = 100_000
 
 _MAX_HEADER = 256 * 1024
 _MAX_PART_HEADER = 64 * 1024
+_MAX_PARTS = 10_000
 _MAX_BOUNDARIES = 100
 _MAX_BOUNDARY_LINE = 1000
 _MAX_MESSAGE_ID = 500
@@ -25,6 +27,8 @@ _RECEIVED = re.compile(rb"(?im)^received[ \t]*:")
 _MESSAGE_TYPE = re.compile(rb"(?i)[ \t]*message/(?:rfc822|global)[ \t]*(?:;|\r|$)")
 _MULTIPART_TYPE = re.compile(rb"(?i)[ \t]*multipart/")
 _FIELD_BODY = re.compile(rb"[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)")
+# A line that may be a delimiter. Content can have one every four octets, so they are not each worth a step of Python.
+_DELIMITER = re.compile(rb"\n(--[^\r\n]{1,998})(?=\r?\n)")
 _BOUNDARY = re.compile(rb'(?i);[\s]*boundary[\s]*=[\s]*(?:"((?:[^"\\\r\n]|\\.){1,70})"|([^\s";,]{1,70}))')
 
 
@@ -120,7 +124,8 @@ class HeaderScan:
         self.message_id = ""
         self.eight_bit = False
         self._max_received = max_received
-        self._boundaries: list[bytes] = []
+        self._boundaries: set[bytes] = set()
+        self._parts = 0
         self._held = bytearray()
         self._looked_at = 0
         self._step: Callable[[bool], bool] = self._read_header
@@ -155,6 +160,11 @@ class HeaderScan:
     def _read_type(self, header: bytes) -> bool:
         if not header.isascii():
             self.eight_bit = True
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            self.eight_bit = True
+            self._step = self._skip_all
+            return True
         media_type = _field(header, b"content-type")
         if _MESSAGE_TYPE.match(media_type):
             self._step = self._read_part_header
@@ -162,7 +172,7 @@ class HeaderScan:
         if _MULTIPART_TYPE.match(media_type) and len(self._boundaries) < _MAX_BOUNDARIES:
             boundary = _BOUNDARY.search(media_type)
             if boundary is not None:
-                self._boundaries.append(b"\n--" + (boundary[1] or boundary[2]).replace(b"\\", b""))
+                self._boundaries.add(b"--" + (boundary[1] or boundary[2]).replace(b"\\", b""))
         if not self._boundaries:
             self._step = self._skip_all
             return True
@@ -185,22 +195,20 @@ class HeaderScan:
         del held[:end]
         return header
 
-    def _find_boundary(self, last: bool) -> bool:
+    def _find_boundary(self, _last: bool) -> bool:
         held = self._held
-        at = held.find(b"\n--")
-        if at < 0:
-            del held[:-2]
-            return False
-        end = held.find(b"\n", at + 1, at + _MAX_BOUNDARY_LINE)
-        if end < 0 and not last and len(held) - at < _MAX_BOUNDARY_LINE:
-            del held[:at]
-            return False
-        if end >= 0 and bytes(held[at:end]).rstrip(b" \t\r") in self._boundaries:
-            del held[: end + 1]
+        lines = _DELIMITER.finditer(bytes(held))
+        end = next((line.end() for line in lines if line[1].rstrip(b" \t") in self._boundaries), None)
+        if end is not None:
+            del held[: held.index(b"\n", end) + 1]
             self._step = self._read_part_header
+            return bool(held)
+        unfinished = held.rfind(b"\n")
+        if unfinished < 0 or len(held) - unfinished > _MAX_BOUNDARY_LINE:
+            held.clear()
         else:
-            del held[: at + 1]
-        return bool(held)
+            del held[:unfinished]
+        return False
 
     def _skip_all(self, _last: bool) -> bool:
         self._held.clear()

@@ -1,5 +1,6 @@
 """Content: what is refused, and what is found in it."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -191,6 +192,22 @@ def test_endless_header_is_looked_at_to_its_bound_however_it_is_cut(extra: int) 
             pieces, _ = take(header + tail, list(range(0, len(header), step)))
             assert (pieces.facts, pieces.problem) == (whole.facts, whole.problem)
         assert whole.facts.utf8_header == bool(tail)
+
+
+@pytest.mark.parametrize("line", [b"--\r\n", b"--x\r\n", b"--b1\r\n\r\n", b"Content-Type: message/rfc822\r\n\r\n"])
+def test_content_made_to_be_slow_to_read_is_not(line: bytes) -> None:
+    """It is read on the loop that all other mail waits for: 150 MiB took minutes."""
+    data = MIXED + b"--b1\r\n" + line * (8 * 1024 * 1024 // len(line))
+    began = time.process_time()
+    take(data, list(range(0, len(data), 65536)))
+    assert time.process_time() - began < 1.5
+
+
+def test_so_many_parts_are_looked_at_and_what_comes_behind_counts_as_header() -> None:
+    parts = MIXED + (b"--b1\r\n\r\n" * 9_998)
+    body = b"--b1\r\n\r\n" + UMLAUT + b"\r\n"
+    assert not take(parts + body)[0].facts.utf8_header
+    assert take(parts + b"--b1\r\n\r\n" + body)[0].facts.utf8_header
 
 
 _WORDS = st.lists(
