@@ -216,6 +216,8 @@ def test_a_ca_file_that_is_none_is_told(tmp_path: Path) -> None:
         verified_context(str(tmp_path / "missing.pem"))
 
 
+# Some releases of Python warn here, and go on.
+@pytest.mark.filterwarnings("ignore:check_hostname requires server_hostname:DeprecationWarning")
 async def test_a_session_without_a_name_to_check_is_not_called_verified(
     contexts: TlsContexts, ca: CertificateAuthority, tmp_path: Path
 ) -> None:

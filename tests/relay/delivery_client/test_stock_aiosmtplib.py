@@ -133,6 +133,8 @@ def test_stock_addresses_are_rewritten() -> None:
 
 
 @pytest.mark.stock
+# Some releases of Python warn here, and go on.
+@pytest.mark.filterwarnings("ignore:check_hostname requires server_hostname:DeprecationWarning")
 async def test_stock_l4_an_empty_name_is_no_name_to_check() -> None:
     """asyncio takes "" for None, and OpenSSL then checks no name at all, whatever `check_hostname` says."""
     async with world(MxBehaviour(certificate_names=("somewhere-else.test",))) as at, stock(at.port) as client:
