@@ -28,7 +28,7 @@ _MESSAGE_TYPE = re.compile(rb"(?i)[ \t]*message/(?:rfc822|global)[ \t]*(?:;|\r|$
 _MULTIPART_TYPE = re.compile(rb"(?i)[ \t]*multipart/")
 _FIELD_BODY = re.compile(rb"[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)")
 # A line that may be a delimiter. Content can have one every four octets, so they are not each worth a step of Python.
-_DELIMITER = re.compile(rb"\n(--[^\r\n]{1,998})(?=\r?\n)")
+_DELIMITER = re.compile(rb"\n(--[^\r\n]{0,997}[^ \t\r\n])[ \t]*(?=\r?\n)")
 _BOUNDARY = re.compile(rb'(?i);[\s]*boundary[\s]*=[\s]*(?:"((?:[^"\\\r\n]|\\.){1,70})"|([^\s";,]{1,70}))')
 
 
@@ -198,7 +198,7 @@ class HeaderScan:
     def _find_boundary(self, _last: bool) -> bool:
         held = self._held
         lines = _DELIMITER.finditer(bytes(held))
-        end = next((line.end() for line in lines if line[1].rstrip(b" \t") in self._boundaries), None)
+        end = next((line.end() for line in lines if line[1] in self._boundaries), None)
         if end is not None:
             del held[: held.index(b"\n", end) + 1]
             self._step = self._read_part_header
