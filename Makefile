@@ -50,8 +50,9 @@ check: venv
 test: venv apt
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
 
-bench: venv
-	set -e; for file in tests/bench/bench_*.py; do $(BIN)/python "$$file"; done
+# The parts only print; bench_relay.py writes the page.
+bench: venv apt
+	set -e; for file in tests/bench/bench_*.py; do echo "== $$file"; PYTHONPATH=.:tests $(BIN)/python "$$file"; done
 
 conformance: venv
 	$(BIN)/python tests/conformance/report.py

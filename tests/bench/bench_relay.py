@@ -2,7 +2,8 @@
 
 The relay runs as it ships, in a process of its own: SQLite with synchronous=FULL, policy in mode enforce, verified
 TLS, metrics and logs on. The lab's MX host counts, and checks that every message came over TLS; `smtp-source` (Debian's
-postfix) or, without it, the lab's own client offers the load. Writes docs/performance.md. `make bench` runs it.
+postfix) offers the load. Writes docs/performance.md, with a profile of one more turn if py-spy is installed.
+`make bench` runs it.
 """
 
 import argparse
@@ -18,9 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from sampling import Samples, py_spy, sampled
 
 from relay.lab.internet import Lab
 from relay.lab.mx_behaviour import MxBehaviour
@@ -28,18 +31,26 @@ from relay.lab.policy_host import PolicySite
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 SESSIONS = 20
+QUIET = 0.05
+"""The share of the machine below which the work of others is not worth a word."""
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One turn. CPU is user and system time of the relay's process; memory its proportional set size at the end."""
+    """One turn. CPU is user and system time of the relay's process; memory its proportional set size at the end.
+
+    `others` is the share of the machine that processes other than load generator, relay and lab used meanwhile.
+    `samples` cost time, and are taken in a turn of their own.
+    """
 
     messages: int
     seconds: float
     cpu_seconds: float
     memory_bytes: int
     connections: int
+    others: float
+    samples: Samples | None = None
 
     @property
     def rate(self) -> float:
@@ -53,6 +64,14 @@ class Run:
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def foreign_seconds(pid: int) -> float:
+    """Return the CPU time that the machine has spent so far on others than us and the process given."""
+    user, nice, system, _idle, _waiting, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    ours = os.times()
+    spent = ours.user + ours.system + ours.children_user + ours.children_system
+    return (user + nice + system + sum(rest)) / CLOCK_TICKS - spent - cpu_seconds(pid)
 
 
 def memory_bytes(pid: int) -> int:
@@ -122,7 +141,7 @@ async def offer(port: int, count: int, size: int, domain: str) -> None:
         raise SystemExit("smtp-source failed")
 
 
-async def turn(count: int, size: int) -> Run:
+async def turn(count: int, size: int, *, profile: bool = False) -> Run:
     """One turn: a fresh lab and a fresh relay; 200 messages to warm up, then `count` that are measured."""
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as directory:
         async with Lab(ttl=300, keep_content=False) as lab:
@@ -136,11 +155,17 @@ async def turn(count: int, size: int) -> Run:
             async with relay(lab, Path(directory)) as (process, port):
                 await offer(port, warm_up, size, domain)
                 await host.wait_for_messages(warm_up, timeout=60)
-                cpu, start = cpu_seconds(process.pid), time.perf_counter()
-                _, messages = await asyncio.gather(
-                    offer(port, count, size, domain), host.wait_for_messages(warm_up + count, timeout=300)
-                )
-                seconds = time.perf_counter() - start
+                async with AsyncExitStack() as exits:
+                    samples = None
+                    if profile:
+                        samples = await exits.enter_async_context(sampled(process.pid, Path(directory)))
+                    cpu, start = cpu_seconds(process.pid), time.perf_counter()
+                    foreign = foreign_seconds(process.pid)
+                    _, messages = await asyncio.gather(
+                        offer(port, count, size, domain), host.wait_for_messages(warm_up + count, timeout=300)
+                    )
+                    seconds = time.perf_counter() - start
+                    foreign = foreign_seconds(process.pid) - foreign
                 await asyncio.sleep(0.2)  # the last settlements
                 if not all(message.tls for message in messages):
                     raise SystemExit("a message came without TLS")
@@ -150,10 +175,12 @@ async def turn(count: int, size: int) -> Run:
                     cpu_seconds=cpu_seconds(process.pid) - cpu,
                     memory_bytes=memory_bytes(process.pid),
                     connections=len(host.sessions),
+                    others=max(foreign, 0.0) / (seconds * (os.cpu_count() or 1)),
+                    samples=samples,
                 )
 
 
-def report(runs: list[Run], size: int) -> str:
+def report(runs: list[Run], size: int, samples: Samples | None) -> str:
     def row(name: str, values: list[float], unit: str) -> str:
         low, middle, high = min(values), statistics.median(values), max(values)
         return f"| {name} | {low:.3g} | {middle:.3g} | {high:.3g} | {unit} |"
@@ -177,7 +204,9 @@ def report(runs: list[Run], size: int) -> str:
             row("connections to the MX host", [float(run.connections) for run in runs], ""),
             "",
             _machine(),
+            *_shared([run.others for run in runs]),
             "",
+            *(_profile(samples) if samples is not None else ()),
         ]
     )
 
@@ -187,6 +216,49 @@ def _machine() -> str:
         f"Machine: {os.cpu_count()} cores ({platform.machine()}), Linux {platform.release()}, Python "
         f"{platform.python_version()}, {ssl.OPENSSL_VERSION}, SQLite {sqlite3.sqlite_version}."
     )
+
+
+def _shared(shares: list[float]) -> list[str]:
+    if max(shares) < QUIET:
+        return []
+    return [
+        "",
+        f"The machine was shared: other processes used up to {100 * max(shares):.0f} % of it during the turns,",
+        "which lowers the rate, and raises the CPU time of a message too.",
+    ]
+
+
+def _profile(samples: Samples) -> list[str]:
+    def share(count: int) -> str:
+        return f"{100 * count / samples.total:.1f} %"
+
+    threads = ", ".join(f"{name} {share(count)}" for name, count in samples.threads.most_common(4))
+    return [
+        "## Profile",
+        "",
+        f"The ten functions that cost most by themselves, of {samples.total} samples in which a thread of the relay",
+        "held the interpreter's lock (`py-spy record --gil`, in a turn of its own). System calls and cryptography run",
+        f"outside that lock. By thread: {threads}.",
+        "",
+        "| function | itself | with what it calls |",
+        "|---|---|---|",
+        *(
+            f"| `{name}` | {share(count)} | {share(samples.whole[name])} |"
+            for name, count in samples.own.most_common(10)
+        ),
+        "",
+        "The ten functions of the relay that cost most with what they call, without those that call nearly all others:",
+        "",
+        "| function | itself | with what it calls |",
+        "|---|---|---|",
+        *(f"| `{name}` | {share(samples.own[name])} | {share(count)} |" for name, count in _parts(samples)),
+        "",
+    ]
+
+
+def _parts(samples: Samples) -> list[tuple[str, int]]:
+    ours = [one for one in samples.whole.most_common() if "(relay/" in one[0] or "(policy/" in one[0]]
+    return [(name, count) for name, count in ours if count < samples.total // 5][:10]
 
 
 def main() -> None:
@@ -200,8 +272,14 @@ def main() -> None:
     for number in range(options.turns):
         run = asyncio.run(turn(options.messages, options.size))
         runs.append(run)
-        print(f"turn {number + 1}: {run.rate:.0f} messages/s, {run.cpu_per_message_ms:.2f} ms CPU per message")
-    page = report(runs, options.size)
+        print(
+            f"turn {number + 1}: {run.rate:.0f} messages/s, {run.cpu_per_message_ms:.2f} ms CPU per message, "
+            f"others used {100 * run.others:.0f} % of the machine"
+        )
+    samples = None
+    if py_spy() is not None:
+        samples = asyncio.run(turn(options.messages, options.size, profile=True)).samples
+    page = report(runs, options.size, samples)
     print(page)
     if not options.no_page:
         PAGE.write_text(page, encoding="utf-8")
