@@ -31,7 +31,7 @@ PUBLIC = [
 
 @pytest.mark.rfc("8461-3.3-w")
 @pytest.mark.parametrize("text", NOT_PUBLIC)
-def test_not_public(text: str) -> None:
+def test_l10_not_public(text: str) -> None:
     assert not is_public(ip_address(text))
 
 
@@ -42,7 +42,7 @@ def test_public(text: str) -> None:
 
 @pytest.mark.stock
 @pytest.mark.parametrize("text", ["64:ff9b::7f00:1", "2002:7f00:1::", "::7f00:1", "fec0::1", "224.0.0.1"])
-def test_stock_is_global_lets_these_pass(text: str) -> None:
+def test_stock_l10_is_global_lets_these_pass(text: str) -> None:
     assert ip_address(text).is_global
 
 

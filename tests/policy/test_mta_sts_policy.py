@@ -160,7 +160,7 @@ def test_control_characters_end_no_line_and_are_refused(terminator: str) -> None
 
 
 @pytest.mark.stock
-def test_stock_splitlines_lets_a_policy_grow_lines() -> None:
+def test_stock_l11_splitlines_lets_a_policy_grow_lines() -> None:
     assert len("foo: a\x1cmode: none\x85x\u2028y".splitlines()) == 4
 
 
@@ -201,7 +201,7 @@ def test_required_fields(name: str, line: str, reason: str) -> None:
 
 @pytest.mark.stock
 @pytest.mark.parametrize("text", ["+25", " 25", "2_5", "\u0662\u0665"])
-def test_stock_int_takes_what_is_not_digits(text: str) -> None:
+def test_stock_l12_int_takes_what_is_not_digits(text: str) -> None:
     assert int(text) == 25
 
 

@@ -170,7 +170,7 @@ async def test_only_status_200_makes_a_policy(bench: Bench, good: Issued, status
 @pytest.mark.rfc("8461-3.3-i")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("target", ["/policy.txt", f"https://{HOST}/other", f"http://{HOST}/", "https://127.0.0.1/"])
-async def test_redirects_are_not_followed(bench: Bench, good: Issued, status: int, target: str) -> None:
+async def test_l9_redirects_are_not_followed(bench: Bench, good: Issued, status: int, target: str) -> None:
     headers = ["Content-Type: text/plain", f"Location: {target}"]
     failure, host = await bench.failure(good, response(POLICY, status=f"{status} Moved", headers=headers))
     assert failure.detail == f"{HOST} answered with HTTP status {status}, not 200 (redirect to {target}, not followed)"
@@ -201,7 +201,7 @@ async def test_an_endless_body_is_broken_off(bench: Bench, good: Issued) -> None
 
 
 @pytest.mark.rfc("8461-3.3-p")
-async def test_a_compressed_body_is_refused_unread(bench: Bench, good: Issued) -> None:
+async def test_l9_a_compressed_body_is_refused_unread(bench: Bench, good: Issued) -> None:
     bomb = gzip.compress(b"a" * 50_000_000)
     headers = ["Content-Type: text/plain", "Content-Encoding: gzip"]
     failure, _ = await bench.failure(good, response(bomb, headers=headers))
@@ -281,7 +281,7 @@ async def _informational(_: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 @pytest.mark.rfc("8461-3.3-o")
 @pytest.mark.parametrize("respond", [_drip, _drip_head, _hang, _informational])
-async def test_one_limit_covers_all_of_a_slow_fetch(bench: Bench, good: Issued, respond: Handler) -> None:
+async def test_l9_one_limit_covers_all_of_a_slow_fetch(bench: Bench, good: Issued, respond: Handler) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     failure, _ = await bench.failure(good, respond, timeout=0.5)
@@ -298,7 +298,7 @@ async def test_the_limit_covers_the_handshake(bench: Bench) -> None:
 
 
 @pytest.mark.stock
-async def test_stock_httpx_time_out_starts_anew_with_each_read(bench: Bench, good: Issued) -> None:
+async def test_stock_l9_httpx_time_out_starts_anew_with_each_read(bench: Bench, good: Issued) -> None:
     async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
         for _i in range(8):
@@ -314,14 +314,14 @@ async def test_stock_httpx_time_out_starts_anew_with_each_read(bench: Bench, goo
 
 
 @pytest.mark.stock
-async def test_stock_httpx_asks_for_compression(bench: Bench) -> None:
+async def test_stock_l9_httpx_asks_for_compression(bench: Bench) -> None:
     async with policy_host(response(b""), None) as host, httpx.AsyncClient(trust_env=False) as client:
         await client.get(f"http://127.0.0.1:{host.port}/")
     assert b"gzip" in host.requests[0].lower()
 
 
 @pytest.mark.rfc("8461-3.3-k")
-async def test_proxies_of_the_environment_are_not_used(
+async def test_l9_proxies_of_the_environment_are_not_used(
     bench: Bench, good: Issued, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):

@@ -51,7 +51,7 @@ def test_a_host_may_carry_underscores_and_a_domain_may_not() -> None:
 
 
 @pytest.mark.stock
-def test_stock_idna_codec_is_another_mapping() -> None:
+def test_stock_l13_idna_codec_is_another_mapping() -> None:
     assert "faß.test".encode("idna") == b"fass.test"
     assert "℀.test".encode("idna") == b"a/c.test"
 

@@ -228,7 +228,7 @@ async def test_a_session_without_a_name_to_check_is_not_called_verified(
 
 
 @pytest.mark.stock
-async def test_stock_context_takes_a_common_name(ca: CertificateAuthority, tmp_path: Path) -> None:
+async def test_stock_l4_context_takes_a_common_name(ca: CertificateAuthority, tmp_path: Path) -> None:
     stock = ssl.create_default_context(cafile=str(ca.write(tmp_path / "ca.pem")))
     async with tls_server(ca.issue([], common_name=MX).server_context(tmp_path / "server.pem")) as port:
         assert isinstance(await handshake(port, stock), TlsSession)

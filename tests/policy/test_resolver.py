@@ -104,7 +104,7 @@ async def test_a_null_mx_is_an_empty_host(bench: Bench) -> None:
         ("*.x.test.", "*.x.test"),
     ],
 )
-async def test_an_mx_target_that_is_no_host_name_is_marked(bench: Bench, exchange: str, shown: str) -> None:
+async def test_l16_an_mx_target_that_is_no_host_name_is_marked(bench: Bench, exchange: str, shown: str) -> None:
     bench.zone.add("x.test", "MX", f"10 {exchange}", "20 mx.x.test.")
     answer = await bench.resolver().mx("x.test")
     assert set(records(answer)) == {
@@ -114,7 +114,7 @@ async def test_an_mx_target_that_is_no_host_name_is_marked(bench: Bench, exchang
 
 
 @pytest.mark.stock
-def test_stock_dnspython_text_of_an_odd_label_looks_like_another_name() -> None:
+def test_stock_l16_dnspython_text_of_an_odd_label_looks_like_another_name() -> None:
     name = dns.name.Name([b"mx.evil", b"test", b""])
     assert name.to_text(omit_final_dot=True).replace("\\", "") == "mx.evil.test"
 

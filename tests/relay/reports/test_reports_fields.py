@@ -171,7 +171,7 @@ def test_no_header_section_breaks_the_reader(octets: bytes) -> None:
 
 
 @pytest.mark.stock
-def test_stock_email_splits_a_header_line_at_a_file_separator() -> None:
+def test_stock_l11_email_splits_a_header_line_at_a_file_separator() -> None:
     """L11: parsed and written again, one header becomes two."""
     parsed = message_from_bytes(b"Subject: one\x1cX-Injected: two\r\n\r\n", policy=SMTP)
     assert b"\r\nX-Injected: two" in parsed.as_bytes()
