@@ -75,6 +75,7 @@ class Connection(SMTP):
     """Reads lines and content, batches replies, upgrades to TLS. Constructed for each connection: keep it cheap."""
 
     _paused: bool
+    _stream_reader_wr: object
 
     if TYPE_CHECKING:
 
@@ -200,6 +201,8 @@ class Connection(SMTP):
             self.transport.write_eof()
         except OSError:  # it is gone already
             return False
+        self._stream_reader_wr = None  # what still comes is read and dropped
+        self.transport.resume_reading()
         self._lingering.add(self)
         self.loop.call_later(_LINGER_SECONDS, self.abort)
         return True

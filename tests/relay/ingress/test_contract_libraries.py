@@ -38,7 +38,7 @@ async def test_stream_reader_wakes_with_the_exception_that_is_set() -> None:
 
 async def test_protocol_has_the_names_that_the_connection_uses() -> None:
     protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
-    for name in ("_paused", "_transport", "_over_ssl"):
+    for name in ("_paused", "_transport", "_over_ssl", "_stream_reader_wr"):
         assert name in vars(protocol)
     assert inspect.iscoroutinefunction(protocol._drain_helper)  # type: ignore[attr-defined]
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from ingress_world import CRLF, RawClient, World, settings, tls_listener, world
+from ingress_world import CRLF, LIMIT, RawClient, World, settings, tls_listener, world
 
 from relay.ingress.settings import AccessSettings, ListenerSettings, TlsMode
 
@@ -287,4 +287,17 @@ async def test_many_sessions_at_once() -> None:
         for message in it.store.messages:
             subject = message.recipients[0].forward_path.removeprefix("r").removesuffix("@x.test")
             assert f"Subject: {subject}\r\n".encode() in message.content  # type: ignore[operator]
+        await it.until(lambda: it.listeners._shared.connections.open == 0)
+
+
+async def test_a_client_that_is_cut_off_amid_content_can_send_on_and_read_why() -> None:
+    """What it sends while we wait for it to close is read and dropped; unread, it would become a reset."""
+    async with world(settings(max_message_size=1000)) as it:
+        client = await it.ready()
+        await client.mail()
+        assert (await client.say(b"DATA")).code == 354
+        async with asyncio.timeout(LIMIT / 3):
+            await client.send(b"x" * 30_000_000)
+        assert (await client.reply()).short == "552 5.3.4"
+        client.close()
         await it.until(lambda: it.listeners._shared.connections.open == 0)
