@@ -24,12 +24,13 @@ from real_servers import PolicySite, Postfix, answers, free_port, nginx, program
 
 from relay.lab.ca import CertificateKind, Identity, LabCA
 
+PASSWORD = "a printer's secret"
 GOOD, BAD, PLAIN, LEGACY = "127.0.0.61", "127.0.0.62", "127.0.0.63", "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """All that a test may want to touch. `smtp_port` is the relay's listener."""
+    """All that a test may want to touch. `smtp_port` is the relay's listener with STARTTLS; the other two differ."""
 
     root: Path
     legacy: Postfix
@@ -37,6 +38,8 @@ class World:
     bad: Postfix
     plain: Postfix
     smtp_port: int
+    tls_port: int
+    proxy_port: int
     http_port: int
     config: Path
     ca_file: Path
@@ -84,6 +87,7 @@ def build_world(root: Path, stack: ExitStack) -> World:
     (root / "pem").mkdir()
     ca = LabCA(root / "ca")
     mx_port, legacy_port, smtp_port, http_port = common_port(), free_port(), free_port(), free_port()
+    tls_port, proxy_port = free_port(), free_port()
 
     def postfix(name: str, address: str, port: int, host: str, domains: tuple[str, ...], **settings: str) -> Postfix:
         (root / name).mkdir()
@@ -133,6 +137,12 @@ def build_world(root: Path, stack: ExitStack) -> World:
     policy_port = stack.enter_context(nginx(root / "nginx", sites))
 
     listener, _ = pem(ca.identity(CertificateKind.GOOD, "relay.corp.test"), root / "pem")
+    add_user = [sys.executable, "-m", "relay.cli", "user", "add", "printer"]
+    line = subprocess.run(
+        add_user, input=f"{PASSWORD}\n", capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    (root / "users").write_text(line)
+    (root / "users").chmod(0o600)
     config = root / "config.toml"
     config.write_text(f"""
 [relay]
@@ -144,6 +154,17 @@ address = "127.0.0.1:{smtp_port}"
 tls = "starttls"
 certificate = "{listener}"
 key = "{listener}"
+[[listener]]
+address = "127.0.0.1:{tls_port}"
+tls = "implicit"
+certificate = "{listener}"
+key = "{listener}"
+[[listener]]
+address = "127.0.0.1:{proxy_port}"
+proxy_protocol = true
+[access]
+users_file = "users"
+proxies = ["127.0.0.1/32"]
 [queue]
 retry = ["1s"]
 expire_refused_after = "3s"
@@ -167,7 +188,8 @@ address = "127.0.0.1:{http_port}"
     wait_until(lambda: answers("127.0.0.1", smtp_port) or relay.poll() is not None, "the relay's listener")
     assert relay.poll() is None, (root / "relay.log").read_text()
     return World(
-        root=root, legacy=legacy, good=good, bad=bad, plain=plain, smtp_port=smtp_port, http_port=http_port,
+        root=root, legacy=legacy, good=good, bad=bad, plain=plain, smtp_port=smtp_port, tls_port=tls_port,
+        proxy_port=proxy_port, http_port=http_port,
         config=config, ca_file=ca.ca_file,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from email.message import EmailMessage, Message
 
 import pytest
 from real_servers import Postfix, program, wait_until
-from real_world import World
+from real_world import PASSWORD, World
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real")]
 
@@ -132,9 +132,55 @@ def test_swaks_bad_recipient_is_refused_with_a_reason(world: World) -> None:
     assert re.search(r"<\*\* 5\d\d 5\.\d\.\d", done.stdout)
 
 
-def _swaks(world: World, to: str, subject: str, *options: str) -> subprocess.CompletedProcess[str]:
+@pytest.mark.rfc("3848-1-a", "4954-7-a")
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+def test_swaks_authenticates_under_tls(world: World, mechanism: str) -> None:
+    token = _token()
+    login = ["--auth", mechanism, "--auth-user", "printer", "--auth-password", PASSWORD]
+    done = _swaks(world, "bob@good.test", token, "--tls", *login)
+    assert done.returncode == 0, done.stdout
+    assert "235 2.7.0" in done.stdout
+    received = [str(value) for value in _arrived(world.good, token).get_all("received", [])]
+    assert any("by relay.corp.test" in line and "with ESMTPSA" in line for line in received)
+
+
+def test_swaks_with_a_wrong_password_is_refused_and_plaintext_offers_no_auth(world: World) -> None:
+    login = ["--auth", "PLAIN", "--auth-user", "printer", "--auth-password", "wrong"]
+    wrong = _swaks(world, "bob@good.test", _token(), "--tls", *login)
+    assert wrong.returncode != 0
+    assert "535 5.7.8" in wrong.stdout
+    assert PASSWORD not in (world.root / "relay.log").read_text()
+    clear = _swaks(world, "bob@good.test", _token(), *login)
+    assert clear.returncode != 0
+    assert "250-AUTH" not in clear.stdout
+
+
+def test_swaks_speaks_tls_from_the_first_octet(world: World) -> None:
+    token = _token()
+    done = _swaks(world, "bob@good.test", token, "--tlsc", port=world.tls_port)
+    assert done.returncode == 0, done.stdout
+    _arrived(world.good, token)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_swaks_behind_a_load_balancer_is_known_by_its_own_address(world: World, version: str) -> None:
+    token = _token()
+    proxy = ["--proxy-version", version, "--proxy-family", "TCP4" if version == "1" else "AF_INET"]
+    if version == "2":
+        proxy += ["--proxy-protocol", "STREAM"]
+    ends = ["--proxy-source", "127.0.0.99", "--proxy-source-port", "4321", "--proxy-dest", "127.0.0.1"]
+    ends += ["--proxy-dest-port", "25"]
+    done = _swaks(world, "bob@good.test", token, *proxy, *ends, port=world.proxy_port)
+    assert done.returncode == 0, done.stdout
+    received = [str(value) for value in _arrived(world.good, token).get_all("received", [])]
+    assert any("[127.0.0.99]" in line for line in received)
+
+
+def _swaks(
+    world: World, to: str, subject: str, *options: str, port: int | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [
-        program("swaks"), "--server", f"127.0.0.1:{world.smtp_port}", "--from", "alice@corp.test", "--to", to,
+        program("swaks"), "--server", f"127.0.0.1:{port or world.smtp_port}", "--from", "alice@corp.test", "--to", to,
         "--ehlo", "swaks.corp.test", "--header", f"Subject: {subject}", "--timeout", "20", *options,
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
