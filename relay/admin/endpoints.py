@@ -33,7 +33,10 @@ def endpoints(
     """Build the application; `names` are the hosts that it may be asked as."""
 
     async def metrics(request: Request) -> Response:
-        encoder, content_type = choose_encoder(request.headers.get("accept", ""))
+        try:
+            encoder, content_type = choose_encoder(request.headers.get("accept", ""))
+        except (TypeError, ValueError):  # the library fails on a version that is no number
+            encoder, content_type = choose_encoder("")
         # Thousands of series take tens of milliseconds to render, for which mail shall not wait.
         body = await asyncio.to_thread(encoder, registry)
         return Response(body, headers=_HEADERS | {"Content-Type": content_type})

@@ -65,6 +65,22 @@ async def test_alive_is_alive(port: int) -> None:
     assert (await ask(port, "/healthz"))[::2] == (200, "alive\n")
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=abc; escaping=values",
+        "application/openmetrics-text; version=; q=x",
+        "text/plain; version=1.0.0; escaping=nonsense",
+        "text/plain; version=x",
+        ";;=,,",
+    ],
+)
+async def test_metrics_for_those_who_ask_in_nonsense_are_plain_text(port: int, accept: str) -> None:
+    status, head, _ = await ask(port, "/metrics", accept=accept)
+    assert status == 200
+    assert "text/plain" in head or "openmetrics" in head
+
+
 async def test_ready_is_200_or_503_with_the_reasons(port: int, relay: Relay) -> None:
     assert (await ask(port, "/readyz"))[::2] == (200, "ready\n")
     relay.reasons = ["store: disk full", "listener 127.0.0.1:25: \x1b[31mnot open"]
