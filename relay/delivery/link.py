@@ -38,7 +38,7 @@ class UnprotectedError(Exception):
 class Link:
     """A connection. `phase` is how far it came, `offered` what the latest EHLO reply said.
 
-    `reset_owed`: RSET is out, and its reply is the next one to come.
+    `reset_owed`: RSET is out, and its reply is the next one to come; without PIPELINING it has yet to be said.
     """
 
     def __init__(self, *, requirement: Requirement, hostname: str, timeouts: Timeouts) -> None:

@@ -191,13 +191,19 @@ class Transaction:
         self._reset()
 
     def _reset(self) -> None:
-        """Send RSET, and leave its reply to the next transaction: this one's results are known."""
-        self._link.pipeline(b"RSET\r\n", 1)
+        """Send RSET, and leave its reply to the next transaction: this one's results are known.
+
+        Without PIPELINING nothing may follow before that reply, not even QUIT: RSET itself is left for then.
+        """
+        if self._offered.pipelining:
+            self._link.pipeline(b"RSET\r\n", 1)
         self._link.reset_owed = True
 
     async def _finish_reset(self) -> None:
         if self._link.reset_owed:
             self._link.reset_owed = False
+            if not self._offered.pipelining:
+                self._link.pipeline(b"RSET\r\n", 1)
             if not _is_completion(await self._link.reply(self._timeouts.mail)):
                 self._link.abort()
                 raise LapsedError

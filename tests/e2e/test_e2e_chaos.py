@@ -46,7 +46,7 @@ from relay.store.protocols import QueueFilter
 SEED = 8461
 ENFORCED, TESTING, OPEN = ("enforced", 5), ("testing", 2), ("open", 4)
 MESSAGES = 300
-CHAOS_SECONDS = 5.0
+CHAOS_SECONDS = 4.0
 STRANGER = "mx.stranger.test"
 WAITING = QueueFilter(all=True, states=frozenset({State.QUEUED, State.LEASED, State.HELD}))
 
@@ -68,9 +68,9 @@ route = ["smtp://{sender_mx}:{lab.smtp_port}"]
 
 [queue]
 retry = ["1s"]
-expire_after = "9s"
-expire_refused_after = "8s"
-delay_notice_after = "4s"
+expire_after = "7s"
+expire_refused_after = "6s"
+delay_notice_after = "3s"
 
 [dns]
 nameservers = ["{lab.nameserver}"]

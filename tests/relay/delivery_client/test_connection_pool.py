@@ -250,6 +250,16 @@ async def test_a_refused_rset_costs_a_connection_and_no_more(reply: "str | Answe
         assert len(at.host.messages) == 1
 
 
+async def test_a_host_without_pipelining_is_told_one_thing_after_the_other() -> None:
+    behaviour = MxBehaviour(keywords=("8BITMIME",), replies={Say.RCPT: _no_for_nobody})
+    async with world(behaviour, max_messages=3) as at:
+        for _ in range(3):
+            assert codes(await at.send(parcel("nobody@shop.test"))) == {1: 550}
+        (record,) = await at.host.ended.wait_for(1)
+        assert record.violations == []
+        assert record.verbs()[-4:] == ["RSET", "MAIL", "RCPT", "QUIT"]
+
+
 def _no_for_nobody(moment: object) -> str | None:
     return "550 5.1.1 No" if "nobody" in str(moment) else None
 
