@@ -1,6 +1,7 @@
 """Content as it comes in: line ends, what is refused, and the facts that delivery needs. **Pure.**
 
-RFC 5321 §2.3.8, §4.5.3.1.6, §6.3; RFC 6531 §3.4. Content is only read: nothing is changed but bare line ends.
+RFC 5321 §2.3.8, §4.5.3.1.6, §6.3; RFC 6531 §3.4. Content is only read: nothing is changed but bare line ends,
+and an empty line goes before content that begins with a blank.
 
 Limits: the header section is looked at up to 256 KiB, a part's header up to 64 KiB, and the headers of 10 000 parts;
 beyond, any octet above 127 in the content counts as one in a header. A boundary in RFC 2231 form (`boundary*0=`) is
@@ -62,6 +63,7 @@ class Content:
         self._eight_bit = False
         self._header = HeaderScan(max_hops)
         self._ends_line = True
+        self._begun = False
 
     def feed(self, data: bytes) -> bytes:
         """Return the octets to keep."""
@@ -87,6 +89,10 @@ class Content:
     def _take(self, data: bytes) -> bytes:
         if not data:
             return data
+        if not self._begun:
+            self._begun = True
+            if data.startswith((b" ", b"\t")):  # it has no header, and must not fold onto the field put before it
+                data = b"\r\n" + data
         self._ends_line = data.endswith(b"\n")
         if b"\0" in data:
             self.problem = self.problem or ContentProblem.NUL

@@ -29,6 +29,16 @@ async def test_received_goes_on_top_and_nothing_else_changes() -> None:
         assert message.content.endswith(content)
 
 
+@pytest.mark.parametrize("blank", [b" ", b"\t"])
+async def test_content_that_begins_with_a_blank_does_not_go_on_with_our_received(blank: bytes) -> None:
+    """Folded onto the field it would be words of the client's in the relay's mouth, behind the date."""
+    async with world() as it:
+        content = blank + b"(forged)\r\nX: y\r\n"
+        message = await it.deliver(content)
+        assert isinstance(message.content, bytes)
+        assert message.content.endswith(b" +0000\r\n\r\n" + content)
+
+
 @pytest.mark.rfc("5321-4.5.2-a")
 async def test_stuffed_dots_round_trip() -> None:
     async with world() as it:
