@@ -73,6 +73,7 @@ async def _attend(
         manager.say("RELOADING=1")
         await reload(relay, config, logs)
         manager.say("READY=1")
+        manager.say("WATCHDOG=1")  # signals that keep coming must not keep this from being said
 
 
 async def reload(relay: Relay, config: Path, logs: LogOutput) -> None:
