@@ -40,7 +40,7 @@ from relay.store.sqlite.queue import SqliteQueueStore
 _RETIRED_FOR_SECONDS = 1800.0
 """How long the way out of former settings stays open for attempts that began under them."""
 _STORE_PAUSE_SECONDS = 60.0
-_STOP_RESERVE = timedelta(seconds=4)
+_STOP_RESERVE = timedelta(seconds=6)
 """What of `stop_timeout` is kept for hanging up on those who did not end by themselves, and for closing files."""
 
 
