@@ -34,6 +34,7 @@ def test_a_commit_is_durable_and_the_file_can_shrink(path: Path, name: str, appl
     with closing(open_database(path, load_schema(name, application_id))) as connection:
         assert pragma(connection, "journal_mode") == "wal"
         assert pragma(connection, "synchronous") == 2
+        assert pragma(connection, "secure_delete") == 2
         assert pragma(connection, "auto_vacuum") == 2
         assert pragma(connection, "foreign_keys") == 1
         assert pragma(connection, "busy_timeout") == 10_000

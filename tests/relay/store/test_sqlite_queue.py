@@ -194,6 +194,21 @@ async def test_an_operator_beside_a_running_relay_takes_nothing_from_it(path: Pa
     check_file(path)
 
 
+async def test_a_delivery_wakes_nobody(path: Path, clock: ManualClock) -> None:
+    relay = await open_store(path, clock, "1")
+    (job,) = await relay.enqueue(message("Q1"), TO_TEST)
+    await relay.wait_for_work(timedelta(0))
+    waiting = asyncio.ensure_future(relay.wait_for_work(HOUR))
+    await until_asleep(clock)
+    await relay.settle(settlement(job, Verdict.DELIVERED))
+    await relay.stats()
+    assert not waiting.done()
+    await relay.enqueue(message("Q2"))
+    async with asyncio.timeout(5):
+        await waiting
+    await relay.close()
+
+
 @pytest.mark.parametrize("what", ["retry", "release", "resume"])
 async def test_a_waiting_relay_sees_within_a_second_what_an_operator_did(
     path: Path, clock: ManualClock, what: str
