@@ -9,6 +9,7 @@ from policy.names import IPAddress
 from policy.nameservers import IpFamily, NameServer, TrustAd
 from relay.config import Settings
 from relay.config.models import ListenerTable
+from relay.delivery.dispatcher import DispatchSettings
 from relay.delivery.hosts import NextHop
 from relay.delivery.route import RouteSettings
 from relay.delivery.slot_table import SlotSettings
@@ -39,11 +40,15 @@ def ingress_settings(settings: Settings) -> IngressSettings:
         bare_newlines=BareNewlines(ingress.bare_newlines),
         idle_timeout=ingress.idle_timeout,
         max_hops=ingress.max_hops,
-        memory_budget=memory_share(settings),
+        memory_budget=_memory_share(settings),
     )
 
 
-def memory_share(settings: Settings) -> int:
+def dispatch_settings(settings: Settings) -> DispatchSettings:
+    return DispatchSettings(memory_budget=_memory_share(settings))
+
+
+def _memory_share(settings: Settings) -> int:
     """Half of `queue.memory_budget`: one is for content on its way in, the other for what was handed to a worker."""
     return settings.queue.memory_budget // 2
 

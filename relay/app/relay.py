@@ -25,7 +25,7 @@ from relay.app.reload import need_restart
 from relay.app.state_dir import NODE, POLICY_FILE, QUEUE_FILE, StateDirLock
 from relay.app.version import version
 from relay.config import Settings
-from relay.delivery.dispatcher import Dispatcher, DispatchSettings
+from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.notices import NoticeWriter
 from relay.delivery.slots import Slots
 from relay.delivery.tally import Tally
@@ -70,7 +70,7 @@ class Relay:
             clock=self._clock,
             metrics=self.metrics,
             tally=self._tally,
-            settings=DispatchSettings(memory_budget=plain.memory_share(settings)),
+            settings=plain.dispatch_settings(settings),
         )
         self._listeners = Listeners(
             settings=plain.ingress_settings(settings),
@@ -225,6 +225,8 @@ class Relay:
         self._retire(self._outbound)
         self._outbound = outbound
         self._slots.use(plain.slot_settings(new))
+        self._dispatcher.use(plain.dispatch_settings(new))
+        self._store.retain(new.queue.retain_finished)
         self._worker.use(
             router=self._outbound.router,
             transport=self._outbound.pool,

@@ -10,8 +10,6 @@ _NEED_RESTART: dict[str, Callable[[Settings], object]] = {
     "listener addresses": lambda s: tuple(sorted(one.address for one in s.listener)),
     "store.url": lambda s: s.store.url,
     "store.min_free_disk": lambda s: s.store.min_free_disk,
-    "queue.retain_finished": lambda s: s.queue.retain_finished,
-    "queue.memory_budget": lambda s: s.queue.memory_budget,
     "http.address": lambda s: s.http.address,
     "http.hosts": lambda s: s.http.hosts,
 }

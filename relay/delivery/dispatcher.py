@@ -97,6 +97,10 @@ class Dispatcher:
             return frozenset()
         return frozenset(destination for destination in destinations if self._may_hand_over(destination))
 
+    def use(self, settings: DispatchSettings) -> None:
+        """Work by these bounds from now on; what is in memory already stays there."""
+        self._settings = settings
+
     def accept(self, jobs: Sequence[Job]) -> None:
         """Take over jobs that the store has leased at their enqueueing. They are begun as soon as there is room."""
         for job in jobs:

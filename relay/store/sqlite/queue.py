@@ -211,6 +211,10 @@ class SqliteQueueStore:
         self._work.clear()
         self._announced = self._now()
 
+    def retain(self, finished: timedelta) -> None:
+        """Keep the trace of what is final for so long, from the next sweep on."""
+        self._retain_us = duration_us(finished)
+
     async def sweep(self) -> Sequence[QueueEntry]:
         poison, self._poison = self._poison, []
         for _ in range(_MAX_STEPS):

@@ -1,6 +1,7 @@
 """The relay inside this process: readiness, reload, and what becomes of it when a part of it dies."""
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,14 @@ async def test_the_former_way_out_stays_for_what_began_under_it_and_is_closed_in
         await lab.hosts["mx1.shop.test"].wait_for_messages(2)
         assert len(lab.hosts["mx1.shop.test"].sessions) == 2
     assert lab.hosts["mx1.shop.test"].connections == 0
+
+
+async def test_a_reload_reaches_the_queue(settings: Settings) -> None:
+    queue = settings.queue.model_copy(update={"memory_budget": 8192, "retain_finished": timedelta(hours=1)})
+    async with running(settings) as relay:
+        assert await relay.reload(settings.model_copy(update={"queue": queue})) == ()
+        assert relay._dispatcher._settings.memory_budget == 4096
+        assert relay._store._retain_us == 3600 * 10**6
 
 
 async def test_settings_that_cannot_be_built_leave_the_way_out_as_it_was(settings: Settings, tmp_path: Path) -> None:
