@@ -447,6 +447,7 @@ class QueueStoreContract:
         assert found.state is State.FAILED
         assert [r.state for r in found.recipients] == [State.FAILED, State.DELIVERED, State.DELIVERED]
 
+    @pytest.mark.rfc("3464-3-c")
     async def test_a_lease_settles_once(self, store: QueueStore) -> None:
         (job,) = await store.enqueue(message("Q1"), frozenset({"to.test"}))
         await store.settle(settlement(job, Verdict.QUEUED))

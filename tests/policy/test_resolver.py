@@ -126,7 +126,7 @@ async def test_character_strings_are_joined_without_a_separator(bench: Bench) ->
     assert set(records(answer)) == {b"v=STSv1; id=20160831085700Z;", b"other \xff"}
 
 
-@pytest.mark.rfc("8461-3.1-o")
+@pytest.mark.rfc("8461-3.1-o", "5321-5.1-b")
 @pytest.mark.parametrize("chase", [True, False])
 async def test_cnames_are_followed_also_when_the_server_leaves_it_to_us(bench: Bench, chase: bool) -> None:
     bench.zone.chase = chase
@@ -530,6 +530,7 @@ def test_the_name_servers_of_the_system(tmp_path: Path) -> None:
     assert system_nameservers(str(tmp_path / "none")) == ()
 
 
+@pytest.mark.rfc("5321-5.1-a")
 async def test_no_search_list_is_used(bench: Bench) -> None:
     await bench.resolver().txt("mail")
     assert bench.zone.asked == [("mail", "TXT", "udp")]

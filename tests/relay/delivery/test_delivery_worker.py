@@ -567,6 +567,7 @@ async def test_a_domain_without_mx_is_its_own_host_and_must_be_named_by_its_poli
     assert world.transport.contacted[0].requirement.mx_host == "plain.test"
 
 
+@pytest.mark.rfc("dsn-hdr-b")
 async def test_notices_of_ours_take_the_fixed_route_and_clients_mail_does_not() -> None:
     route = (NextHop(host=ip_address("10.1.1.1"), port=2525), NextHop(host="mta.contoso.test"))
     world = World(ndr_route=route)

@@ -49,7 +49,7 @@ def test_ordinary_paths(path: str, mailbox: str, destination: str) -> None:
     assert parse_forward_path(path.encode(), smtputf8=False) == Path(mailbox, destination)
 
 
-@pytest.mark.rfc("5321-4.1.1.3-a")
+@pytest.mark.rfc("5321-4.1.1.3-a", "5321-6.1-c")
 @pytest.mark.parametrize("path", [b"<@a.test:user@c.test>", b"<@a.test,@b.test:user@c.test>"])
 def test_source_route_is_accepted_and_ignored(path: bytes) -> None:
     assert parse_forward_path(path, smtputf8=False) == Path("user@c.test", "c.test")
@@ -178,6 +178,7 @@ def test_l1_encoded_words_are_never_decoded() -> None:
         parse_forward_path(b"<u@=?utf-8?q?internal.corp?=>", smtputf8=True)
 
 
+@pytest.mark.rfc("6531-3.2-b")
 def test_l13_domains_go_through_idna_2008() -> None:
     assert parse_forward_path("<u@faß.test>".encode(), smtputf8=True).destination == "xn--fa-hia.test"
     with pytest.raises(PathError):

@@ -253,7 +253,7 @@ async def test_bare_cr_and_nul_in_a_command_are_refused(line: bytes) -> None:
         assert (await client.say(b"NOOP")).short == "250 2.0.0"
 
 
-@pytest.mark.rfc("5321-7.9-a", "code-p")
+@pytest.mark.rfc("5321-7.9-a", "code-p", "dsn-hdr-d")
 @pytest.mark.parametrize("sender", [b"<a@x.test>", b"<>", b"<", b"<a@x.test> FOO=1", b"<a@relay.example.com>"])
 async def test_client_that_may_not_relay_gets_one_answer_to_mail(sender: bytes) -> None:
     async with world(settings(access=NOBODY)) as it:

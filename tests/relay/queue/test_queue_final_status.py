@@ -71,7 +71,7 @@ TABLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.rfc("code-d", "code-f", "code-h", "code-i", "code-j", "code-k")
+@pytest.mark.rfc("code-d", "code-f", "code-h", "code-i", "code-j", "code-k", "3463-3.5-a")
 @pytest.mark.parametrize(("tried", "status", "text", "refused"), TABLE)
 def test_one_host_that_failed(tried: HostAttempt, status: str, text: str, refused: bool) -> None:
     found = verdict(tried)
