@@ -4,7 +4,7 @@ RFC 8461 §3.3 (fetch and back-off), §5.1 (use of a cached policy).
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from policy.answers import Unknown
@@ -75,6 +75,7 @@ class Findings:
     `cached` is the policy in force, or None. `problem` is set when a fetch failed, whether or not a live policy
     stands in for it. With `defer_until` the look-up is unknown and the mail has to wait (decision 1); `unknown`
     then says why. `record_checked` is True when `_mta-sts` was asked past all caches of ours (RFC 8461 §5).
+    `lasts` is for how long this holds without asking again: what is left of the record's TTL and of the policy's life.
     """
 
     policy_domain: str
@@ -84,3 +85,4 @@ class Findings:
     unknown: Unknown | None = None
     defer_until: datetime | None = None
     record_checked: bool = False
+    lasts: timedelta = timedelta(0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from policy.answers import Resolver, Unknown
+from policy.answers import Answer, Resolver, Unknown
 from policy.clock import Clock
 from policy.findings import CachedPolicy, FetchFailure, FetchProblem, Findings, LookupResult, PolicyState
 from policy.freshness import (
@@ -17,6 +17,7 @@ from policy.freshness import (
     UseCached,
     decide_freshness,
     discovered,
+    expires_at,
     from_the_future,
     live_policy,
     unknown_run_start,
@@ -68,7 +69,8 @@ class PolicyService:
         `policy_domain` is canonical (policy.names) and no address literal. `record_checked` says that the question
         was put, not that it was answered: a dead DNS must still let mail expire.
         """
-        discovery = await self._discover(policy_domain, fresh=recheck)
+        answer = await self._record(policy_domain, fresh=recheck)
+        discovery = discovered(answer)
         state = await self._state(policy_domain, discovery)
         now = self._clock.now()
         decision = decide_freshness(state, discovery, now, self._settings)
@@ -77,7 +79,7 @@ class PolicyService:
             found = _from_fetch(policy_domain, fetched)
         else:
             found = _without_fetch(state, discovery, decision)
-        return self._told(replace(found, record_checked=recheck))
+        return self._told(replace(found, record_checked=recheck, lasts=_lasts(answer, found.cached, now)))
 
     async def refresh(self, policy_domain: str) -> Findings:
         """Fetch the policy of a domain again, whatever its record says (RFC 8461 §10.2), if there is one to refresh.
@@ -85,7 +87,7 @@ class PolicyService:
         The id that is kept with it is the record's of now, or else the one known. Without record and live policy
         this is `findings(recheck=True)`.
         """
-        discovery = await self._discover(policy_domain, fresh=True)
+        discovery = discovered(await self._record(policy_domain, fresh=True))
         state = await self._state(policy_domain, discovery)
         cached = live_policy(state, self._clock.now())
         match discovery:
@@ -98,9 +100,9 @@ class PolicyService:
         fetched = await self._fetch_once(policy_domain, record_id, anyway=True)
         return self._told(replace(_from_fetch(policy_domain, fetched), record_checked=True))
 
-    async def _discover(self, policy_domain: str, *, fresh: bool) -> Discovery:
+    async def _record(self, policy_domain: str, *, fresh: bool) -> Answer[bytes]:
         # RFC 8461 §3.4, §8.2: always the domain itself, never a parent nor the target of a CNAME.
-        return discovered(await self._resolver.txt(f"_mta-sts.{policy_domain}", fresh=fresh))
+        return await self._resolver.txt(f"_mta-sts.{policy_domain}", fresh=fresh)
 
     async def _state(self, policy_domain: str, discovery: Discovery) -> PolicyState:
         """Return what is stored, once the run of unknown answers is begun or ended in it."""
@@ -187,6 +189,12 @@ class PolicyService:
         if found.result is LookupResult.UNKNOWN and found.defer_until is None:
             self._observer.unknown_given_up(found.policy_domain)
         return found
+
+
+def _lasts(answer: Answer[bytes], cached: CachedPolicy | None, now: datetime) -> timedelta:
+    if isinstance(answer, Unknown):
+        return timedelta(0)
+    return min(answer.ttl, max(expires_at(cached, now) - now, timedelta(0))) if cached else answer.ttl
 
 
 def _from_fetch(policy_domain: str, fetched: _Fetched) -> Findings:

@@ -4,13 +4,14 @@ No connection slot is held here: a slow DNS or policy host keeps nobody else wai
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from policy.address_guard import is_public
-from policy.answers import Answer, MxRecord, Resolver
+from policy.answers import Answer, MxRecord, Resolver, Unknown
 from policy.decide import Enforcement
 from policy.findings import Findings
 from policy.names import IPAddress, parse_address_literal
@@ -20,7 +21,7 @@ from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.message import Message, Origin
 
 REUSE_SECONDS = 1.0
-"""How long a route serves the messages behind the one that it was looked up for, whatever the TTLs say."""
+"""How long a route serves the messages behind the one that it was looked up for, if all TTLs allow as much."""
 _MAX_REMEMBERED = 10_000
 
 
@@ -50,9 +51,9 @@ class RouteSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """A route found at a time of `timer`. Its hosts are kept by name: the order among equals is drawn anew."""
+    """A route, good until a time of `timer`. Its hosts are kept by name: the order among equals is drawn anew."""
 
-    found_at: float
+    until: float
     mx: Answer[MxRecord]
     hosts: dict[str, Host]
     findings: Findings | None
@@ -99,9 +100,7 @@ class Router:
         listed = self._listed(destination, answer)
         if isinstance(listed, HostFailure):
             return Route(failure=listed)
-        route = await self._domain_route(destination, listed)
-        self._remember(destination, answer, listed, route)
-        return route
+        return await self._domain_route(destination, answer, listed)
 
     async def recheck(self, route: Route) -> Route:
         """Return the route judged by the policy as it is now, looked up past all caches (RFC 8461 §5)."""
@@ -114,36 +113,42 @@ class Router:
     def _recall(self, domain: str) -> Route | None:
         """Return the route of a moment ago, which most messages of a busy domain have in common."""
         known = self._known.get(domain)
-        if known is None or self._timer() - known.found_at >= REUSE_SECONDS:
+        if known is None or self._timer() >= known.until:
             return None
         listed = self._listed(domain, known.mx)
         if isinstance(listed, HostFailure) or not all(mx.name in known.hosts for mx in listed):
             return None  # of a long list, other hosts were drawn this time
         return Route(hosts=tuple([known.hosts[mx.name] for mx in listed]), findings=known.findings)
 
-    def _remember(self, domain: str, answer: Answer[MxRecord], listed: tuple[MxHost, ...], route: Route) -> None:
-        """Keep a route whose every question was answered, and which leads to all hosts."""
+    def _remember(
+        self, domain: str, mx: Answer[MxRecord], located: Sequence[LocatedHost], findings: Findings | None, route: Route
+    ) -> None:
+        """Keep a route that leads to all hosts, for no longer than anything that it rests on."""
         self._known.pop(domain, None)
-        if len(route.hosts) < len(listed) or any(_is_unanswered(host) for host in route.hosts):
-            return
-        if route.findings is not None and route.findings.unknown is not None:
+        lasts = min(_ttl(mx), *(_ttl(host.addresses) for host in located), timedelta(seconds=REUSE_SECONDS))
+        if findings is not None:
+            lasts = min(lasts, findings.lasts)
+        if len(route.hosts) < len(located) or lasts <= timedelta(0):
             return
         hosts = {host.name: host for host in route.hosts}
-        self._known[domain] = _Known(found_at=self._timer(), mx=answer, hosts=hosts, findings=route.findings)
+        until = self._timer() + lasts.total_seconds()
+        self._known[domain] = _Known(until=until, mx=mx, hosts=hosts, findings=findings)
         if len(self._known) > _MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
 
     def _listed(self, domain: str, answer: Answer[MxRecord]) -> tuple[MxHost, ...] | HostFailure:
         return mx_hosts(domain, answer, own_names=self._settings.own_names, draw=self._draw)
 
-    async def _domain_route(self, domain: str, listed: tuple[MxHost, ...]) -> Route:
+    async def _domain_route(self, domain: str, mx: Answer[MxRecord], listed: tuple[MxHost, ...]) -> Route:
         findings, answers = await self._ask(domain, listed)
         located = [LocatedHost(mx, answer) for mx, answer in zip(listed, answers, strict=True)]
         ahead = below_ourselves(located, self._settings.own_addresses)
         if not ahead:
             return Route(failure=LOOP)
         hosts = tuple(self._host(host.mx.name, self._settings.smtp_port, host) for host in ahead)
-        return self._judged(hosts, findings) if findings else Route(hosts=hosts)
+        route = self._judged(hosts, findings) if findings else Route(hosts=hosts)
+        self._remember(domain, mx, located, findings, route)
+        return route
 
     async def _ask(self, domain: str, listed: tuple[MxHost, ...]) -> tuple[Findings | None, list[Answer[IPAddress]]]:
         """Ask for policy and addresses: one after the other if all was answered lately, else side by side.
@@ -199,5 +204,6 @@ class Router:
         return Host(name=next_hop.host, port=next_hop.port, where=where, verdict=opportunistic(next_hop.host))
 
 
-def _is_unanswered(host: Host) -> bool:
-    return isinstance(host.where, HostFailure) and host.where.kind is FailureKind.DNS_UNKNOWN
+def _ttl(answer: Answer[Any]) -> timedelta:
+    """For how long the answer may be used again; one that is unknown, not at all."""
+    return timedelta(0) if isinstance(answer, Unknown) else answer.ttl

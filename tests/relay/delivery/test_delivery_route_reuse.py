@@ -1,6 +1,7 @@
 """A route serves the messages right behind the one that it was looked up for, and no others."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from itertools import cycle
 
@@ -9,6 +10,7 @@ from delivery_fakes import World, found_addresses, found_mx
 from policy_fakes import sts_record
 
 from policy.answers import Unknown, UnknownReason
+from policy.findings import LookupResult
 from relay.delivery.hosts import Route
 from relay.delivery.route import REUSE_SECONDS
 
@@ -43,6 +45,33 @@ async def test_a_moment_later_everything_is_asked_again() -> None:
     world.resolver.asked.clear()
     await route_of(world)
     assert {kind for kind, _ in world.resolver.asked} == {"MX", "TXT", "ADDRESS"}
+
+
+@pytest.mark.rfc("8461-3.1-x")
+@pytest.mark.parametrize("kind", ["mx", "address", "record"])
+async def test_no_answer_serves_beyond_its_ttl(kind: str) -> None:
+    world = published()
+    if kind == "mx":
+        world.resolver.mx_answers["example.test"] = replace(found_mx((10, "mx.example.test")), ttl=timedelta(0))
+    elif kind == "address":
+        answer = replace(found_addresses("198.41.0.1"), ttl=timedelta(0))
+        world.resolver.address_answers["mx.example.test"] = answer
+    else:
+        world.resolver.publish("example.test", replace(sts_record("1"), ttl=timedelta(0)))
+    await route_of(world)
+    asked = len(world.resolver.asked)
+    await route_of(world)
+    assert len(world.resolver.asked) > asked
+
+
+@pytest.mark.rfc("8461-3.2-o")
+async def test_a_policy_of_no_age_serves_one_message() -> None:
+    world = published()
+    world.fetcher.bodies["example.test"] = b"version: STSv1\nmode: enforce\nmx: mx.example.test\nmax_age: 0\n"
+    for _ in range(2):
+        route = await route_of(world)
+        assert route.findings is not None
+        assert route.findings.result is LookupResult.FETCHED
 
 
 @pytest.mark.parametrize("kind", ["mx", "address", "policy"])
