@@ -127,6 +127,31 @@ async def test_stock_l15_the_null_path_has_two_spellings() -> None:
             await client.mail("<>")
 
 
+async def stall_at_content(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A host that asks for content and then reads none of it."""
+    await greet(reader, writer)
+    for reply in ("250 ok", "250 ok", "354 go ahead"):
+        await reader.readuntil(b"\r\n")
+        await say(writer, reply + "\r\n")
+    await asyncio.Event().wait()
+
+
+@pytest.mark.stock
+async def test_stock_l15_content_is_written_without_flow_control() -> None:
+    """All of it lies in memory once more, however slowly the host reads."""
+    content = b"x" * 76 + b"\r\n"
+    content *= 400_000
+    async with world(server=stall_at_content) as at, stock(at.port) as client:
+        sending = asyncio.create_task(client.sendmail("a@example.com", ["b@shop.test"], content))
+        assert isinstance(client.transport, asyncio.WriteTransport)
+        async with asyncio.timeout(10):
+            while client.transport.get_write_buffer_size() < len(content) // 2:  # noqa: ASYNC110  its buffer is asked
+                await asyncio.sleep(0.01)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+
+
 @pytest.mark.stock
 def test_stock_addresses_are_rewritten() -> None:
     assert aiosmtplib.email.parse_address("a(b)c@d.test") == "ac@d.test"
