@@ -294,7 +294,7 @@ def test_a_state_directory_that_cannot_be_written_is_told() -> None:
 def test_a_state_directory_that_cannot_be_reached_is_told() -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
-        (Path(directory) / "closed").mkdir(mode=0o700)
+        (Path(directory) / "closed").mkdir(mode=0o000)
         write(Path(directory) / "config.toml", "[relay]\nstate_dir = 'closed/state'")
         with as_nobody(), pytest.raises(ConfigError, match=r"closed/state cannot be reached"):
             load(Path(directory) / "config.toml")
