@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import os
 import platform
+import re
 import shutil
 import signal
 import sqlite3
@@ -28,12 +29,14 @@ from sampling import Samples, py_spy, sampled
 from relay.lab.internet import Lab
 from relay.lab.mx_behaviour import MxBehaviour
 from relay.lab.policy_host import PolicySite
+from relay.lab.relay_process import lab_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 SESSIONS = 20
 QUIET = 0.05
 """The share of the machine below which the work of others is not worth a word."""
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+_STARTED = re.compile(r'"event":"relay.started".*"listeners":"[^"]*:([0-9]+)"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,48 +87,31 @@ def memory_bytes(pid: int) -> int:
 @asynccontextmanager
 async def relay(lab: Lab, directory: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """Run the relay against the lab; yield its process and its listener's port."""
-    config = directory / "config.toml"
-    config.write_text(f"""
-[relay]
-hostname = "relay.bench.test"
-postmaster = "postmaster@bench.test"
-[[listener]]
-address = "127.0.0.1:12525"
-[dns]
-nameservers = ["{lab.nameserver}"]
-[tls]
-ca_file = "{lab.ca_file}"
-[delivery]
-smtp_port = {lab.smtp_port}
-policy_port = {lab.policy_port}
-allow_private_addresses = true
-[http]
-address = "127.0.0.1:19465"
-""")
-    with (directory / "relay.log").open("wb") as log:
+    config, log = directory / "config.toml", directory / "relay.log"
+    config.write_text(lab_config(lab))
+    with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "relay.cli", "serve", "--config", str(config), stdout=log, stderr=log
+            sys.executable, "-m", "relay.cli", "serve", "--config", str(config), stdout=output, stderr=output
         )
     try:
-        await _listening(12525, process)
-        yield process, 12525
+        yield process, await _port(log, process)
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
         await process.wait()
 
 
-async def _listening(port: int, process: asyncio.subprocess.Process) -> None:
+async def _port(log: Path, process: asyncio.subprocess.Process) -> int:
+    """Return the listener's port once the relay says in its log that it has started.
+
+    The log stays a file, as reading it here all the time would take the processor from what is measured.
+    """
     async with asyncio.timeout(30):
         while process.returncode is None:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
-    raise SystemExit("the relay did not start")
+            if (started := _STARTED.search(await asyncio.to_thread(log.read_text))) is not None:
+                return int(started[1])
+            await asyncio.sleep(0.02)
+    raise SystemExit(f"the relay did not start: {await asyncio.to_thread(log.read_text)}")
 
 
 async def offer(port: int, count: int, size: int, domain: str) -> None:

@@ -281,7 +281,7 @@ class SqliteQueueStore:
         await self._writer.run(partial(operating.resume, domain=domain), done=self._wake)
 
     async def close(self) -> None:
-        with suppress(StoreError):
+        with suppress(StoreError):  # what cannot be given back lapses, and the writer has logged why
             await self._writer.run(partial(leasing.give_back_all, incarnation=self._incarnation))
         await self._reader.close()
         await self._viewer.close()
