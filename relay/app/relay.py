@@ -33,7 +33,7 @@ from relay.delivery.worker import DeliveryWorker
 from relay.ingress.listener import Listeners
 from relay.metrics import Metrics, process_registry
 from relay.queue.ids import QueueIds
-from relay.store.protocols import StoreError
+from relay.store.protocols import StoreDeadError, StoreError
 from relay.store.sqlite.policies import SqlitePolicyStore
 from relay.store.sqlite.queue import SqliteQueueStore
 
@@ -191,6 +191,8 @@ class Relay:
         while True:
             try:
                 await refresher.run()
+            except StoreDeadError:
+                raise
             except StoreError as error:
                 events.queue_failed("policy refresh", error)
             await self._clock.sleep(_STORE_PAUSE_SECONDS)

@@ -17,7 +17,7 @@ from relay.delivery.tally import Tally
 from relay.delivery.worker import DeliveryWorker, Ended
 from relay.metrics import Metrics
 from relay.queue.message import Job
-from relay.store.protocols import QueueStore, StoreError
+from relay.store.protocols import QueueStore, StoreDeadError, StoreError
 
 _LAST_RESORT_SECONDS = 1.0
 _STORE_PAUSE_SECONDS = 1.0
@@ -274,6 +274,8 @@ class Dispatcher:
         while True:
             try:
                 await self._look_for_work()
+            except StoreDeadError:
+                raise
             except StoreError as error:
                 events.queue_failed("poll", error)
                 await self._clock.sleep(_STORE_PAUSE_SECONDS)
@@ -315,6 +317,8 @@ class Dispatcher:
         while True:
             try:
                 await work()
+            except StoreDeadError:
+                raise
             except StoreError as error:
                 events.queue_failed(task, error)
             await self._clock.sleep(every.total_seconds())

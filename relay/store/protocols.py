@@ -128,6 +128,10 @@ class StoreFullError(StoreError):
     """There is no room left (disk, `store.min_free_disk`)."""
 
 
+class StoreDeadError(StoreError):
+    """The store will do nothing more in this process, which has to end so that its supervisor starts it anew."""
+
+
 class LeaseLostError(StoreError):
     """The job is no longer leased to this fence: someone else may have it. Nothing was written."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from relay.store.protocols import StoreError
+from relay.store.protocols import StoreDeadError, StoreError
 from relay.store.sqlite.database import store_error
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Writer:
         except BaseException as error:
             log.exception("store.writer_died")
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._die, StoreError(f"the writer died: {error!r}"), batch)
+                self._loop.call_soon_threadsafe(self._die, StoreDeadError(f"the writer died: {error!r}"), batch)
         finally:
             self._connection.close()
 

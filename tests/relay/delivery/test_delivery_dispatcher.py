@@ -16,7 +16,7 @@ from relay.delivery.slot_table import SlotSettings
 from relay.queue.attempt import FailureKind
 from relay.queue.message import Job, State
 from relay.status import Reply
-from relay.store.protocols import QueueFilter, StoreError
+from relay.store.protocols import QueueFilter, StoreDeadError, StoreError
 
 SECOND = timedelta(seconds=1)
 
@@ -366,6 +366,18 @@ async def test_a_loop_that_dies_takes_the_dispatcher_with_it() -> None:
     world.store.sweep = broken  # type: ignore[method-assign,assignment]
     with pytest.raises(ExceptionGroup):
         await asyncio.wait_for(world.dispatcher.run(), 5)
+
+
+async def test_a_store_that_is_dead_takes_the_dispatcher_with_it() -> None:
+    world = World()
+
+    async def dead() -> None:
+        raise StoreDeadError("the writer died")
+
+    world.store.sweep = dead  # type: ignore[method-assign,assignment]
+    with pytest.raises(ExceptionGroup) as caught:
+        await asyncio.wait_for(world.dispatcher.run(), 5)
+    assert caught.group_contains(StoreDeadError)
 
 
 # -- drop --------------------------------------------------------------------------------------------------------

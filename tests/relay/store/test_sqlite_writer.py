@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.store.protocols import StoreError
+from relay.store.protocols import StoreDeadError, StoreError
 from relay.store.sqlite.database import Schema, open_database
 from relay.store.sqlite.writer import Writer
 
@@ -109,7 +109,7 @@ async def test_a_dead_writer_is_told_to_all_who_wait_and_all_who_come(writer: Wr
         writer.run(Insert(1)), writer.run(die), writer.run(Insert(2)), return_exceptions=True
     )
     assert any(isinstance(result, StoreError) and "died" in str(result) for result in results)
-    with pytest.raises(StoreError, match="died"):
+    with pytest.raises(StoreDeadError, match="died"):
         await writer.run(Insert(3))
 
 
