@@ -5,7 +5,8 @@ of them one, so that hosts that hang cannot keep mail from hosts that work (desi
 """
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 PROVEN_SECONDS = 600.0
@@ -22,10 +23,15 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotSettings:
-    """The bounds of [delivery]: connections in all, and for one recipient domain as for one MX host."""
+    """The bounds of [delivery]: connections in all, and for one recipient domain as for one MX host.
+
+    `named` lowers the bound of the domains and MX hosts that it names, for a process that shares them with others:
+    with 0 nobody is let in until the settings are others.
+    """
 
     max_connections: int = 200
     max_connections_per_destination: int = 20
+    named: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unproven(self) -> int:
@@ -34,6 +40,11 @@ class SlotSettings:
     @property
     def slow(self) -> int:
         return max(1, self.unproven // 2)
+
+    def most(self, name: str) -> int:
+        """How many connections a recipient domain or an MX host may have."""
+        bound = self.max_connections_per_destination
+        return min(bound, self.named.get(name, bound))
 
 
 @dataclass(slots=True)
@@ -65,9 +76,8 @@ class SlotTable:
 
     def limit(self, destination: str, now: float) -> int:
         """How many connections the destination may have: one more with each success, half after a failure."""
-        if self.standing(destination, now) is not Standing.PROVEN:
-            return 1
-        return self._successes[destination].limit
+        limit = self._successes[destination].limit if self.standing(destination, now) is Standing.PROVEN else 1
+        return min(limit, self.settings.most(destination))
 
     def take(self, destination: str, mx_host: str, now: float) -> Standing | None:
         """Take a slot, or return None if there is none; the standing it was taken at goes back with `give_back`."""
@@ -76,7 +86,7 @@ class SlotTable:
         if (
             self.in_use >= self.settings.max_connections
             or self._destinations[destination] >= self.limit(destination, now)
-            or self._mx_hosts[mx_host] >= self.settings.max_connections_per_destination
+            or self._mx_hosts[mx_host] >= self.settings.most(mx_host)
             or (standing is not Standing.PROVEN and unproven >= self.settings.unproven)
             or (standing is Standing.SLOW and self._standings[Standing.SLOW] >= self.settings.slow)
         ):

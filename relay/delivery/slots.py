@@ -63,14 +63,14 @@ class Slots:
         self._longest_line = 0
 
     def use(self, settings: SlotSettings) -> None:
-        """Go on under new bounds; slots that are held are kept."""
+        """Go on under new bounds, at any time; slots that are held are kept."""
         self._table.settings = settings
         self._admit(self._proven)
         self._admit(self._unproven)
 
     def limit(self, destination: str) -> int:
-        """How many connections the destination may have at present."""
-        return self._table.limit(destination, self._timer())
+        """How many may work for the destination at present: one each for its connections, and one to wait for any."""
+        return max(1, self._table.limit(destination, self._timer()))
 
     def proven(self, destination: str) -> bool:
         return self._table.standing(destination, self._timer()) is Standing.PROVEN

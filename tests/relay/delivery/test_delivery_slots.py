@@ -249,6 +249,22 @@ async def test_new_bounds_let_waiters_in() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_bounds_of_single_destinations_and_hosts_can_be_lowered_and_raised_at_run_time() -> None:
+    slots, log, gate = make_slots(connections=40), list[str](), asyncio.Event()
+    for _ in range(10):
+        slots.succeeded("a.test")
+    slots.use(SlotSettings(max_connections=40, max_connections_per_destination=4, named={"a.test": 2, "mx.b.test": 0}))
+    tasks = [asyncio.create_task(holder(slots, name, gate, log)) for name in ("a.test", "a.test", "a.test", "b.test")]
+    await settled()
+    assert log == ["+a.test", "+a.test"]
+    assert (slots.limit("a.test"), slots.limit("b.test")) == (2, 1)
+    slots.use(SlotSettings(max_connections=40, max_connections_per_destination=4))
+    await settled()
+    assert sorted(log) == ["+a.test"] * 3 + ["+b.test"]
+    gate.set()
+    await asyncio.gather(*tasks)
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_everybody_is_served_in_the_end(seed: int) -> None:
     chance, slots, served = random.Random(seed), make_slots(connections=6), list[int]()
