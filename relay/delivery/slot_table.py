@@ -25,7 +25,7 @@ class Standing(Enum):
 class SlotSettings:
     """The bounds of [delivery]: connections in all, and for one recipient domain as for one MX host.
 
-    `named` lowers the bound of the domains and MX hosts that it names, for a process that shares them with others:
+    `named` has the bounds of single domains and MX hosts in its place, for a process that shares them with others:
     with 0 nobody is let in until the settings are others.
     """
 
@@ -43,8 +43,15 @@ class SlotSettings:
 
     def most(self, name: str) -> int:
         """How many connections a recipient domain or an MX host may have."""
-        bound = self.max_connections_per_destination
-        return min(bound, self.named.get(name, bound))
+        return self.named.get(name, self.max_connections_per_destination)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """How many connections a name has, and whether its bound is what keeps it from more."""
+
+    used: int
+    bounded: bool
 
 
 @dataclass(slots=True)
@@ -103,6 +110,12 @@ class SlotTable:
                 del counter[key]
         self._standings[standing] -= 1
 
+    def demand(self) -> dict[str, Demand]:
+        """What the domains and MX hosts have that stand at their bound, or whose bound is a named one."""
+        used = self._destinations | self._mx_hosts  # of the same name, the greater count
+        found = {name: Demand(count, count >= self.settings.most(name)) for name, count in used.items()}
+        return {name: one for name, one in found.items() if one.bounded or name in self.settings.named}
+
     @property
     def full(self) -> bool:
         return self.in_use >= self.settings.max_connections
@@ -115,7 +128,7 @@ class SlotTable:
         """Mail was taken: the destination is proven from now on."""
         limit = self.limit(destination, now) + 1
         self._slow.pop(destination, None)
-        self._successes[destination] = _Success(now, min(limit, self.settings.max_connections_per_destination))
+        self._successes[destination] = _Success(now, min(limit, self.settings.most(destination)))
         _remember(self._successes, destination)
 
     def failed(self, destination: str) -> None:

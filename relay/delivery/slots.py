@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from relay.delivery.slot_table import SlotSettings, SlotTable, Standing
+from relay.delivery.slot_table import Demand, SlotSettings, SlotTable, Standing
 
 LINE_SECONDS = 10.0
 """How long the line of new domains is meant to take to pass, if all hosts before it hang."""
@@ -67,6 +67,10 @@ class Slots:
         self._table.settings = settings
         self._admit(self._proven)
         self._admit(self._unproven)
+
+    def demand(self) -> tuple[Demand, dict[str, Demand]]:
+        """What is in use, in all and by the names whose bound matters, for whoever shares the bounds out."""
+        return Demand(self._table.in_use, self._table.full), self._table.demand()
 
     def limit(self, destination: str) -> int:
         """How many may work for the destination at present: one each for its connections, and one to wait for any."""

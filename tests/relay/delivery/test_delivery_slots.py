@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.delivery.slot_table import PROVEN_SECONDS, SlotSettings, SlotTable, Standing
+from relay.delivery.slot_table import PROVEN_SECONDS, Demand, SlotSettings, SlotTable, Standing
 from relay.delivery.slots import GaveWayError, Slots
 
 SETTINGS = SlotSettings(max_connections=40, max_connections_per_destination=4)
@@ -50,6 +50,25 @@ def test_an_mx_host_that_many_domains_share_has_a_bound_of_its_own() -> None:
     for n in range(5):
         proven(table, f"{n}.test")
     assert [take(table, f"{n}.test", "shared.test") for n in range(5)].count(None) == 1
+
+
+def test_a_named_bound_stands_in_place_of_the_common_one() -> None:
+    named = {"a.test": 5, "mx.a.test": 5, "shared.test": 1}
+    table = SlotTable(SlotSettings(max_connections=40, max_connections_per_destination=2, named=named))
+    proven(table, "a.test")
+    proven(table, "b.test")
+    assert [take(table, "a.test") for _ in range(6)].count(None) == 1
+    assert [take(table, "b.test", "shared.test") for _ in range(2)].count(None) == 1
+
+
+def test_demand_names_what_stands_at_its_bound() -> None:
+    table = SlotTable(SlotSettings(max_connections=40, max_connections_per_destination=2, named={"c.test": 9}))
+    for name in ("a.test", "b.test", "c.test"):
+        proven(table, name)
+    for name in ("a.test", "a.test", "b.test", "c.test"):
+        take(table, name, "mx.test" if name == "a.test" else None)
+    both = Demand(used=2, bounded=True)
+    assert table.demand() == {"a.test": both, "mx.test": both, "c.test": Demand(used=1, bounded=False)}
 
 
 def test_the_total_is_a_bound_for_all() -> None:
