@@ -116,6 +116,12 @@ class SlotTable:
         found = {name: Demand(count, count >= self.settings.most(name)) for name, count in used.items()}
         return {name: one for name, one in found.items() if one.bounded or name in self.settings.named}
 
+    def exceeded(self, destination: str, mx_host: str, now: float) -> bool:
+        """Whether the destination or the host has more than it may have by now."""
+        return self._destinations[destination] > self.limit(destination, now) or self._mx_hosts[
+            mx_host
+        ] > self.settings.most(mx_host)
+
     @property
     def full(self) -> bool:
         return self.in_use >= self.settings.max_connections

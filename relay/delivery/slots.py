@@ -6,7 +6,7 @@ half of the share.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +17,10 @@ LINE_SECONDS = 10.0
 """How long the line of new domains is meant to take to pass, if all hosts before it hang."""
 LEAST_PATIENCE_SECONDS = 2.0
 """How long a host has to come to a session, however long the line: some ten round trips."""
+
+
+ATTEMPTS_PER_CONNECTION = 3
+"""One sends, one has sent and waits for the reply or writes down what came of it, and one is next in line."""
 
 
 class GaveWayError(Exception):
@@ -59,6 +63,7 @@ class Slots:
         self._line_seconds = line_seconds
         self._proven: deque[_Waiter] = deque()
         self._unproven: deque[_Waiter] = deque()
+        self._wanted: Counter[str] = Counter()  # domains and hosts, by how many wait for them
         self._holders: dict[Slot, None] = {}
         self._longest_line = 0
 
@@ -76,6 +81,14 @@ class Slots:
         """How many may work for the destination at present: one each for its connections, and one to wait for any."""
         return max(1, self._table.limit(destination, self._timer()))
 
+    def attempts(self, destination: str) -> int:
+        """How many attempts may be under way for the destination, so that none of its connections is ever idle.
+
+        With one connection there is one attempt, because a failure then speaks for the destination.
+        """
+        limit = self.limit(destination)
+        return limit if limit == 1 else ATTEMPTS_PER_CONNECTION * limit
+
     def proven(self, destination: str) -> bool:
         return self._table.standing(destination, self._timer()) is Standing.PROVEN
 
@@ -88,17 +101,24 @@ class Slots:
     @asynccontextmanager
     async def hold(self, destination: str, mx_host: str) -> AsyncIterator[Slot]:
         """Wait for a slot and hold it. Raises GaveWayError out of the body, before `opened` was called only."""
-        slot = await self._acquire(destination, mx_host)
+        slot = await self.acquire(destination, mx_host)
+        try:
+            async with self.in_good_time(slot):
+                yield slot
+        finally:
+            self.give_back(slot)
+
+    @asynccontextmanager
+    async def in_good_time(self, slot: Slot) -> AsyncIterator[None]:
+        """Come to a session in here. Raises GaveWayError if others cannot wait for it any longer."""
         try:
             async with asyncio.timeout_at(slot.gives_way_at) as slot.deadline:
-                yield slot
+                yield
         except TimeoutError as error:
             if slot.deadline is None or not slot.deadline.expired():
                 raise
-            self._table.gave_way(destination)
-            raise GaveWayError(f"{mx_host} took too long while others waited") from error
-        finally:
-            self._give_back(slot)
+            self._table.gave_way(slot.destination)
+            raise GaveWayError(f"{slot.mx_host} took too long while others waited") from error
 
     def opened(self, slot: Slot) -> None:
         """The session stands: from here on its slot is kept, however long the host takes."""
@@ -106,22 +126,46 @@ class Slots:
         slot.give_way_at(None)
         self._press()
 
-    async def _acquire(self, destination: str, mx_host: str) -> Slot:
+    def wanted(self, slot: Slot) -> bool:
+        """Whether others have a better claim to what the slot takes up, so that it is to be given back.
+
+        Else it may be passed on, with its connection, to another job for the same destination and host.
+        """
+        others = self._wanted[slot.destination] or self._wanted[slot.mx_host]
+        full = self._table.full and (self._proven or self._unproven)
+        return bool(others or full or self._table.exceeded(slot.destination, slot.mx_host, self._timer()))
+
+    def take(self, destination: str, mx_host: str) -> Slot | None:
+        """Return a slot if it can be had without waiting, and nobody waits for one."""
+        queue = self._proven if self.proven(destination) else self._unproven
+        return None if queue else self._take(destination, mx_host)
+
+    async def acquire(self, destination: str, mx_host: str) -> Slot:
+        """Wait for a slot; it goes back with `give_back`."""
         queue = self._proven if self.proven(destination) else self._unproven
         if not queue and (slot := self._take(destination, mx_host)):
             return slot
         waiter = _Waiter(destination, mx_host, asyncio.get_running_loop().create_future())
         queue.append(waiter)
+        self._want(waiter, 1)
         self._admit(queue)
         self._press()
         try:
             return await waiter.granted
         except asyncio.CancelledError:
             if waiter.granted.done() and not waiter.granted.cancelled():
-                self._give_back(waiter.granted.result())
+                self.give_back(waiter.granted.result())
             else:
                 queue.remove(waiter)
             raise
+        finally:
+            self._want(waiter, -1)
+
+    def _want(self, waiter: _Waiter, count: int) -> None:
+        for name in (waiter.destination, waiter.mx_host):
+            self._wanted[name] += count
+            if not self._wanted[name]:
+                del self._wanted[name]
 
     def _take(self, destination: str, mx_host: str) -> Slot | None:
         standing = self._table.take(destination, mx_host, self._timer())
@@ -131,7 +175,7 @@ class Slots:
         self._holders[slot] = None
         return slot
 
-    def _give_back(self, slot: Slot) -> None:
+    def give_back(self, slot: Slot) -> None:
         was_full = self._table.full
         del self._holders[slot]
         self._table.give_back(slot.destination, slot.mx_host, slot.standing)

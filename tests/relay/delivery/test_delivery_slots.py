@@ -306,3 +306,44 @@ async def test_everybody_is_served_in_the_end(seed: int) -> None:
             if chance.random() < 0.2:
                 await asyncio.sleep(0)
     assert sorted(served) == list(range(400))
+
+
+async def test_a_slot_may_be_passed_on_unless_somebody_else_wants_what_it_takes_up() -> None:
+    slots = make_slots(connections=40)
+    slot = slots.take("a.test", "mx.test")
+    assert slot is not None
+    assert not slots.wanted(slot)
+    waiting = asyncio.create_task(slots.acquire("a.test", "mx.test"))  # new domains have one
+    await settled()
+    assert slots.wanted(slot)
+    assert slots.take("a.test", "mx.test") is None
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert not slots.wanted(slot)
+    slots.use(SlotSettings(max_connections=1))
+    waiting = asyncio.create_task(slots.acquire("z.test", "mx.elsewhere.test"))
+    await settled()
+    assert slots.wanted(slot)
+    slots.give_back(slot)
+    slots.give_back(await asyncio.wait_for(waiting, 5))
+
+
+async def test_a_slot_beyond_a_bound_that_was_lowered_is_not_passed_on() -> None:
+    slots = make_slots(connections=40)
+    slots.succeeded("a.test")
+    one, other = slots.take("a.test", "mx.test"), slots.take("a.test", "mx.test")
+    assert one is not None
+    assert other is not None
+    assert not slots.wanted(one)
+    slots.failed("a.test")
+    assert slots.wanted(one)
+    slots.give_back(other)
+    assert not slots.wanted(one)
+
+
+def test_more_attempts_than_connections_are_under_way_where_there_are_several() -> None:
+    slots = make_slots(connections=40)
+    assert slots.attempts("a.test") == 1
+    slots.succeeded("a.test")
+    assert slots.limit("a.test") == 2
+    assert slots.attempts("a.test") > 2
