@@ -13,7 +13,7 @@ from cachetools import TTLCache
 from policy.findings import CachedPolicy, FetchFailure, PolicyState
 from policy.store import PolicyStore
 
-MAX_AGE = timedelta(seconds=5)
+MAX_AGE = timedelta(seconds=3)
 
 
 class CachedPolicyStore:

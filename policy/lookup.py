@@ -81,6 +81,10 @@ class PolicyService:
             found = _without_fetch(state, discovery, decision)
         return self._told(replace(found, record_checked=recheck, lasts=_lasts(answer, found.cached, now)))
 
+    async def ask_record(self, policy_domain: str) -> None:
+        """Ask for `_mta-sts` already, so that `findings` need not wait for the answer."""
+        await self._record(policy_domain, fresh=False)
+
     async def refresh(self, policy_domain: str) -> Findings:
         """Fetch the policy of a domain again, whatever its record says (RFC 8461 §10.2), if there is one to refresh.
 

@@ -4,6 +4,7 @@ No connection slot is held here: a slow DNS or policy host keeps nobody else wai
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,13 +21,17 @@ from relay.delivery.mx_list import LOOP, LocatedHost, MxHost, addresses, below_o
 from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.message import Message, Origin
 
-REUSE_SECONDS = 1.0
-"""How long a route serves the messages behind the one that it was looked up for, if all TTLs allow as much."""
+POLICY_SECONDS = 2.0
+"""How long a route keeps what the policy says without asking for it again, so that a change in the store is seen."""
 _MAX_REMEMBERED = 10_000
 
 
 class Policies(Protocol):
     """Says what MTA-STS demands of mail to a domain; `policy.lookup.PolicyService`."""
+
+    async def ask_record(self, policy_domain: str) -> None:
+        """Let `_mta-sts` be asked for now, so that `findings` need not wait for it; no policy is fetched."""
+        ...
 
     async def findings(self, policy_domain: str, *, recheck: bool = False) -> Findings:
         """With `recheck` the record is asked for past all caches (RFC 8461 §5). Never raises for the network."""
@@ -49,14 +54,17 @@ class RouteSettings:
     enforcement: Enforcement = Enforcement.ENFORCE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Known:
-    """A route, good until a time of `timer`. Its hosts are kept by name: the order among equals is drawn anew."""
+    """A route, good until a time of `timer`; what the policy says of it, until `judged_until`.
 
+    `preferences` are those of its hosts, in their order; None if no two are equal, and so the order never changes.
+    """
+
+    route: Route
     until: float
-    mx: Answer[MxRecord]
-    hosts: dict[str, Host]
-    findings: Findings | None
+    judged_until: float
+    preferences: tuple[int, ...] | None
 
 
 class Router:
@@ -93,14 +101,12 @@ class Router:
         literal = parse_address_literal(destination)
         if literal is not None:
             return self._literal_route(destination, literal)
-        if (known := self._recall(destination)) is not None:
-            return known
-        # RFC 7505: a null MX ends it here, before anybody is asked for a policy.
-        answer = await self._resolver.mx(destination)
-        listed = self._listed(destination, answer)
-        if isinstance(listed, HostFailure):
-            return Route(failure=listed)
-        return await self._domain_route(destination, answer, listed)
+        known = self._known.get(destination)
+        if known is None or self._timer() >= known.until:
+            return await self._look_up(destination)
+        if self._timer() >= known.judged_until:
+            await self._judge_anew(destination, known)
+        return self._reordered(known.route, known.preferences) if known.preferences else known.route
 
     async def recheck(self, route: Route) -> Route:
         """Return the route judged by the policy as it is now, looked up past all caches (RFC 8461 §5)."""
@@ -110,67 +116,83 @@ class Router:
         findings = await self._policies.findings(route.findings.policy_domain, recheck=True)
         return self._judged(route.hosts, findings)
 
-    def _recall(self, domain: str) -> Route | None:
-        """Return the route of a moment ago, which most messages of a busy domain have in common."""
-        known = self._known.get(domain)
-        if known is None or self._timer() >= known.until:
-            return None
-        listed = self._listed(domain, known.mx)
-        if isinstance(listed, HostFailure) or not all(mx.name in known.hosts for mx in listed):
-            return None  # of a long list, other hosts were drawn this time
-        return Route(hosts=tuple([known.hosts[mx.name] for mx in listed]), findings=known.findings)
+    # One look-up.
 
-    def _remember(
-        self, domain: str, mx: Answer[MxRecord], located: Sequence[LocatedHost], findings: Findings | None, route: Route
-    ) -> None:
-        """Keep a route that leads to all hosts, for no longer than anything that it rests on."""
-        self._known.pop(domain, None)
-        lasts = min(_ttl(mx), *(_ttl(host.addresses) for host in located), timedelta(seconds=REUSE_SECONDS))
-        if findings is not None:
-            lasts = min(lasts, findings.lasts)
-        if len(route.hosts) < len(located) or lasts <= timedelta(0):
-            return
-        hosts = {host.name: host for host in route.hosts}
-        until = self._timer() + lasts.total_seconds()
-        self._known[domain] = _Known(until=until, mx=mx, hosts=hosts, findings=findings)
-        if len(self._known) > _MAX_REMEMBERED:
-            del self._known[next(iter(self._known))]
-
-    def _listed(self, domain: str, answer: Answer[MxRecord]) -> tuple[MxHost, ...] | HostFailure:
-        return mx_hosts(domain, answer, own_names=self._settings.own_names, draw=self._draw)
-
-    async def _domain_route(self, domain: str, mx: Answer[MxRecord], listed: tuple[MxHost, ...]) -> Route:
+    async def _look_up(self, domain: str) -> Route:
+        """Ask for MX and record at once, then for addresses beside the fetch of a policy."""
+        async with asyncio.TaskGroup() as group:
+            record = group.create_task(self._ask_record(domain))
+            mx = await self._resolver.mx(domain)
+            listed = self._listed(domain, mx)
+            if isinstance(listed, HostFailure):
+                # RFC 7505: a null MX ends it here, before any policy is fetched.
+                record.cancel()
+                return Route(failure=listed)
         findings, answers = await self._ask(domain, listed)
-        located = [LocatedHost(mx, answer) for mx, answer in zip(listed, answers, strict=True)]
+        located = [LocatedHost(host, answer) for host, answer in zip(listed, answers, strict=True)]
         ahead = below_ourselves(located, self._settings.own_addresses)
         if not ahead:
             return Route(failure=LOOP)
         hosts = tuple(self._host(host.mx.name, self._settings.smtp_port, host) for host in ahead)
-        route = self._judged(hosts, findings) if findings else Route(hosts=hosts)
-        self._remember(domain, mx, located, findings, route)
+        route = self._judged(hosts, findings)
+        if len(ahead) == len(located):  # else a host was left out for an address that it may not have for ever
+            self._remember(domain, min(_ttl(mx), *map(_ttl, answers)), located, route)
         return route
 
     async def _ask(self, domain: str, listed: tuple[MxHost, ...]) -> tuple[Findings | None, list[Answer[IPAddress]]]:
-        """Ask for policy and addresses: one after the other if all was answered lately, else side by side.
-
-        What is cached is answered at once, and then tasks would cost more than all the rest of the route.
-        """
-        if domain in self._known:
-            return await self._findings(domain), [await self._resolver.addresses(mx.name) for mx in listed]
         try:
             async with asyncio.TaskGroup() as group:
-                lookup = group.create_task(self._findings(domain))
                 questions = [group.create_task(self._resolver.addresses(mx.name)) for mx in listed]
+                findings = await self._findings(domain)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
-        return lookup.result(), [question.result() for question in questions]
+        return findings, [question.result() for question in questions]
+
+    async def _ask_record(self, domain: str) -> None:
+        if self._settings.enforcement is not Enforcement.OFF:
+            await self._policies.ask_record(domain)
+
+    def _listed(self, domain: str, answer: Answer[MxRecord]) -> tuple[MxHost, ...] | HostFailure:
+        return mx_hosts(domain, answer, own_names=self._settings.own_names, draw=self._draw)
+
+    # What is remembered of it.
+
+    def _remember(self, domain: str, lasts: timedelta, located: Sequence[LocatedHost], route: Route) -> None:
+        """Keep a route for no longer than anything that it rests on."""
+        self._known.pop(domain, None)
+        if not route.hosts or lasts <= timedelta(0):
+            return
+        now = self._timer()
+        preferences = tuple(host.mx.preference for host in located)
+        self._known[domain] = _Known(
+            route=route,
+            until=now + lasts.total_seconds(),
+            judged_until=now + _judgement_lasts(route.findings),
+            preferences=preferences if len(set(preferences)) < len(preferences) else None,
+        )
+        if len(self._known) > _MAX_REMEMBERED:
+            del self._known[next(iter(self._known))]
+
+    async def _judge_anew(self, domain: str, known: _Known) -> None:
+        findings = await self._findings(domain)
+        known.route = self._judged(known.route.hosts, findings)
+        known.judged_until = self._timer() + _judgement_lasts(findings)
+        if not known.route.hosts:
+            self._known.pop(domain, None)
+
+    def _reordered(self, route: Route, preferences: Sequence[int]) -> Route:
+        """RFC 5321 §5.1: equals are put into random order, for each message anew."""
+        drawn = sorted(zip(preferences, route.hosts, strict=False), key=lambda one: (one[0], self._draw()))
+        return Route(hosts=tuple([host for _, host in drawn]), findings=route.findings, failure=route.failure)
 
     async def _findings(self, domain: str) -> Findings | None:
         if self._settings.enforcement is Enforcement.OFF:
             return None
         return await self._policies.findings(domain)
 
-    def _judged(self, hosts: tuple[Host, ...], findings: Findings) -> Route:
+    def _judged(self, hosts: tuple[Host, ...], findings: Findings | None) -> Route:
+        if findings is None:
+            return Route(hosts=hosts)
         if findings.defer_until is not None and self._settings.enforcement is Enforcement.ENFORCE:
             detail = findings.unknown.detail if findings.unknown else "no answer"
             failure = HostFailure(kind=FailureKind.POLICY_UNKNOWN, detail=detail)
@@ -202,6 +224,11 @@ class Router:
         answer = await self._resolver.addresses(next_hop.host)
         where = addresses(next_hop.host, answer, allowed=lambda _: True)
         return Host(name=next_hop.host, port=next_hop.port, where=where, verdict=opportunistic(next_hop.host))
+
+
+def _judgement_lasts(findings: Findings | None) -> float:
+    """For how many seconds what the policy says may be used again: as long as there can be none, for ever."""
+    return math.inf if findings is None else min(findings.lasts.total_seconds(), POLICY_SECONDS)
 
 
 def _ttl(answer: Answer[Any]) -> timedelta:

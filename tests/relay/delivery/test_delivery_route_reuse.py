@@ -1,4 +1,4 @@
-"""A route serves the messages right behind the one that it was looked up for, and no others."""
+"""A route serves until the shortest TTL of what it rests on; what the policy says is looked at more often."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,12 +7,13 @@ from itertools import cycle
 
 import pytest
 from delivery_fakes import World, found_addresses, found_mx
-from policy_fakes import sts_record
+from policy_fakes import NODATA, sts_record
 
 from policy.answers import Unknown, UnknownReason
 from policy.findings import LookupResult
 from relay.delivery.hosts import Route
-from relay.delivery.route import REUSE_SECONDS
+from relay.delivery.route import POLICY_SECONDS
+from relay.queue.attempt import FailureKind
 
 UNKNOWN = Unknown(reason=UnknownReason.TIMEOUT, detail="no answer in 5 s")
 
@@ -38,13 +39,53 @@ async def test_a_burst_is_routed_by_one_look_up() -> None:
     assert len(world.resolver.asked) == asked
 
 
-async def test_a_moment_later_everything_is_asked_again() -> None:
+async def test_a_moment_later_only_the_policy_is_looked_at() -> None:
     world = published()
     await route_of(world)
-    world.clock.move(timedelta(seconds=REUSE_SECONDS))
+    world.clock.move(timedelta(seconds=POLICY_SECONDS))
     world.resolver.asked.clear()
     await route_of(world)
+    assert world.resolver.asked == [("TXT", "_mta-sts.example.test")]
+
+
+@pytest.mark.parametrize("kind", ["mx", "address"])
+async def test_when_the_shortest_ttl_has_passed_everything_is_asked_again(kind: str) -> None:
+    world = published()
+    ttl = timedelta(minutes=5)
+    if kind == "mx":
+        world.resolver.mx_answers["example.test"] = replace(found_mx((10, "mx.example.test")), ttl=ttl)
+    else:
+        world.resolver.address_answers["mx.example.test"] = replace(found_addresses("198.41.0.1"), ttl=ttl)
+    await route_of(world)
+    world.clock.move(ttl - timedelta(seconds=1))
+    world.resolver.asked.clear()
+    await route_of(world)
+    assert {kind for kind, _ in world.resolver.asked} == {"TXT"}
+    world.clock.move(timedelta(seconds=1))
+    await route_of(world)
     assert {kind for kind, _ in world.resolver.asked} == {"MX", "TXT", "ADDRESS"}
+
+
+async def test_a_policy_that_was_forgotten_or_refreshed_is_seen_within_seconds() -> None:
+    world = published()
+    await route_of(world)
+    world.publish("example.test", "2", "enforce", "other.example.test")
+    assert (await route_of(world)).hosts[0].failure is None
+    world.clock.move(timedelta(seconds=POLICY_SECONDS))
+    assert (await route_of(world)).hosts[0].failure is not None
+
+
+async def test_a_look_up_that_becomes_unknown_defers_although_the_hosts_are_known() -> None:
+    world = published()
+    world.resolver.publish("example.test", NODATA)
+    assert (await route_of(world)).hosts
+    world.resolver.publish("example.test", UNKNOWN)
+    world.clock.move(timedelta(seconds=POLICY_SECONDS))
+    for _ in range(2):
+        route = await route_of(world)
+        assert route.hosts == ()
+        assert route.failure is not None
+        assert route.failure.kind is FailureKind.POLICY_UNKNOWN
 
 
 @pytest.mark.rfc("8461-3.1-x")

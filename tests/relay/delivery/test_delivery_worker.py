@@ -18,7 +18,7 @@ from policy.names import IPAddress
 from policy.requirement import ResultType
 from policy.store import FetchFailedError
 from relay.delivery.hosts import NextHop
-from relay.delivery.route import Policies
+from relay.delivery.route import POLICY_SECONDS, Policies
 from relay.delivery.seam import SendResult
 from relay.delivery.slot_table import SlotSettings
 from relay.delivery.worker import MAX_IN_MEMORY
@@ -44,6 +44,9 @@ class StaleUntilAskedPast:
         self._policies = policies
         self._happenings = happenings
 
+    async def ask_record(self, policy_domain: str) -> None:
+        await self._policies.ask_record(policy_domain)
+
     async def findings(self, policy_domain: str, *, recheck: bool = False) -> Findings:
         while recheck and self._happenings:
             self._happenings.pop()()
@@ -51,6 +54,9 @@ class StaleUntilAskedPast:
 
 
 class BrokenPolicies:
+    async def ask_record(self, policy_domain: str) -> None:
+        pass
+
     async def findings(self, policy_domain: str, *, recheck: bool = False) -> Findings:
         raise StoreError("the database is locked")
 
@@ -86,7 +92,7 @@ async def test_a_cached_policy_outlasts_a_policy_host_that_fails() -> None:
     world.resolver.publish("example.test", sts_record("2"))
     world.fetcher.bodies["example.test"] = FetchFailedError(ResultType.STS_POLICY_FETCH_ERROR, "HTTP status 500")
     world.transport.hosts["mx.example.test"].tls = FailureKind.CERTIFICATE
-    world.clock.move(timedelta(seconds=1))
+    world.clock.move(timedelta(seconds=POLICY_SECONDS))
     entry = await world.attempt()
     assert entry.state is State.QUEUED
     assert entry.attempts_made[0].policy_problem == "sts-policy-fetch-error: HTTP status 500"
