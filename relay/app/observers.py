@@ -18,17 +18,17 @@ class Observer:
         self._metrics = metrics
 
     def dns_asked(self, record_type: RecordType, result: DnsResult) -> None:
-        self._metrics.dns_lookups.labels(type=record_type.value, result=result.value).inc()
+        self._metrics.dns_lookups.labels(record_type.value, result.value).inc()
 
     def lookup(self, result: LookupResult, mode: Mode | None) -> None:
-        self._metrics.policy_lookups.labels(result=result.value, mode=mode.value if mode else NO_POLICY).inc()
+        self._metrics.policy_lookups.labels(result.value, mode.value if mode else NO_POLICY).inc()
 
     def fetch_finished(self, duration_seconds: float, result_type: ResultType | None) -> None:
         result = result_type.value if result_type else "fetched"
-        self._metrics.policy_fetch_seconds.labels(result=result).observe(duration_seconds)
+        self._metrics.policy_fetch_seconds.labels(result).observe(duration_seconds)
 
     def policy_changed(self, old: CachedPolicy | None, new: CachedPolicy) -> None:
-        self._metrics.policy_changes.labels(mode=new.policy.mode.value).inc()
+        self._metrics.policy_changes.labels(new.policy.mode.value).inc()
         events.policy_changed(old, new)
 
     def refresh_failed(self, cached: CachedPolicy, failure: FetchFailure) -> None:

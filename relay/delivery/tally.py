@@ -11,8 +11,6 @@ from relay.queue.notice import NoticeKind
 from relay.queue.settle import Decision
 from relay.store.protocols import Verdict
 
-_OUTCOMES = {Verdict.DELIVERED: "delivered", Verdict.FAILED: "failed", Verdict.QUEUED: "deferred"}
-
 
 class AttemptResult(Enum):
     """How an attempt at a job ended; the metric's label."""
@@ -25,6 +23,13 @@ class AttemptResult(Enum):
     CRASHED = "crashed"
 
 
+_RESULTS = {
+    Verdict.DELIVERED: AttemptResult.DELIVERED,
+    Verdict.FAILED: AttemptResult.FAILED,
+    Verdict.QUEUED: AttemptResult.DEFERRED,
+}
+
+
 class Tally:
     """The delivery metrics."""
 
@@ -32,19 +37,19 @@ class Tally:
         self._metrics = metrics
 
     def attempt(self, decision: Decision) -> None:
-        attempt = decision.attempt
-        self._metrics.attempts.labels(_result(decision).value).inc()
-        self._metrics.attempt_seconds.observe((attempt.finished_at - attempt.started_at).total_seconds())
+        attempt, metrics = decision.attempt, self._metrics
+        metrics.attempts.labels(_result(decision).value).inc()
+        metrics.attempt_seconds.observe((attempt.finished_at - attempt.started_at).total_seconds())
         in_queue = (attempt.finished_at - decision.job.message.accepted_at).total_seconds()
         for settled in decision.recipients:
-            self._metrics.recipients.labels(_OUTCOMES[settled.verdict], str(settled.status.class_)).inc()
+            metrics.recipients.labels(_RESULTS[settled.verdict].value, str(settled.status.class_)).inc()
             if settled.verdict is not Verdict.QUEUED:
-                self._metrics.queue_seconds.observe(max(in_queue, 0.0))
+                metrics.queue_seconds.observe(max(in_queue, 0.0))
         self._deliveries(attempt)
         for result_type, mode in _enforcement_failures(attempt):
-            self._metrics.enforcement_failures.labels(result_type.value, mode).inc()
+            metrics.enforcement_failures.labels(result_type.value, mode).inc()
         if decision.hold is HoldReason.DOUBLE_BOUNCE:
-            self._metrics.double_bounces.inc()
+            metrics.double_bounces.inc()
 
     def broken_off(self) -> None:
         self._metrics.attempts.labels(AttemptResult.BROKEN_OFF.value).inc()
@@ -56,20 +61,18 @@ class Tally:
         self._metrics.notices.labels(kind.value).inc()
 
     def _deliveries(self, attempt: Attempt) -> None:
-        hosts = {(host.mx_host, host.address): host for host in attempt.hosts}
+        versions = {(host.mx_host, host.address): host.tls.version for host in attempt.hosts if host.tls}
         for outcome in attempt.outcomes:
-            if outcome.action is not Action.DELIVERED or outcome.security is None or outcome.remote_mta is None:
-                continue
-            host = hosts.get((outcome.remote_mta, outcome.remote_address))
-            version = host.tls.version if host and host.tls else "none"
-            self._metrics.deliveries.labels(outcome.security.value, version).inc()
+            if outcome.action is Action.DELIVERED and outcome.security is not None and outcome.remote_mta is not None:
+                version = versions.get((outcome.remote_mta, outcome.remote_address), "none")
+                self._metrics.deliveries.labels(outcome.security.value, version).inc()
 
 
 def _result(decision: Decision) -> AttemptResult:
     verdicts = {settled.verdict for settled in decision.recipients}
     if len(verdicts) > 1:
         return AttemptResult.MIXED
-    return AttemptResult(_OUTCOMES[verdicts.pop()])
+    return _RESULTS[verdicts.pop()]
 
 
 def _enforcement_failures(attempt: Attempt) -> Iterator[tuple[ResultType, str]]:
