@@ -61,7 +61,10 @@ def answers(address: str, port: int) -> bool:
 
 @dataclass(kw_only=True)
 class Postfix:
-    """One Postfix instance. `domains` are delivered to Maildirs below `mail`; all else as `settings` say."""
+    """One Postfix instance. `domains` are delivered to Maildirs below `mail`; all else as `settings` say.
+
+    `services` are lines of master.cf beside the stock ones.
+    """
 
     root: Path
     address: str
@@ -69,6 +72,7 @@ class Postfix:
     hostname: str
     domains: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
+    services: tuple[str, ...] = ()
     pid: int = 0
 
     @property
@@ -142,7 +146,9 @@ class Postfix:
         ]
         smtpd = f"{self.address}:{self.port} inet n - n - - smtpd"
         unchrooted = [_without_chroot(line) for line in services]
-        (self.etc / "master.cf").write_text("\n".join([smtpd, "smtp unix - - n - - smtp", *unchrooted]) + "\n")
+        (self.etc / "master.cf").write_text(
+            "\n".join([smtpd, "smtp unix - - n - - smtp", *unchrooted, *self.services]) + "\n"
+        )
 
     def submit(self, mail_from: str, recipients: list[str], content: bytes, *options: str) -> None:
         """Hand a message to this instance as a local program would, by its own sendmail command."""
@@ -176,9 +182,9 @@ def _without_chroot(line: str) -> str:
 
 
 @contextlib.contextmanager
-def unbound(root: Path, records: list[str]) -> Iterator[str]:
+def unbound(root: Path, records: list[str], port: int | None = None) -> Iterator[str]:
     """Run unbound on loopback with these records ("name. 60 IN MX 10 host."); yield its "address:port"."""
-    port = free_port()
+    port = port or free_port()
     root.mkdir(parents=True, exist_ok=True)
     data = "".join(f"    local-data: '{record}'\n" for record in records)
     (root / "unbound.conf").write_text(f"""
@@ -219,9 +225,9 @@ class PolicySite:
 
 
 @contextlib.contextmanager
-def nginx(root: Path, sites: list[PolicySite]) -> Iterator[int]:
+def nginx(root: Path, sites: list[PolicySite], port: int | None = None) -> Iterator[int]:
     """Run nginx on loopback with one TLS server per policy host; yield the port."""
-    port = free_port()
+    port = port or free_port()
     servers = []
     for site in sites:
         folder = root / "www" / site.domain / ".well-known"
@@ -242,8 +248,9 @@ worker_processes 1;
 user root;
 pid {root}/nginx.pid;
 error_log {root}/error.log;
-events {{ worker_connections 256; }}
+events {{ worker_connections 1024; }}
 http {{
+    server_names_hash_max_size {max(512, 4 * len(sites))};
     access_log {root}/access.log;
     types {{ text/plain txt; }}
     client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
