@@ -35,8 +35,8 @@ class UnknownReason(Enum):
 class Found(Generic[T_co]):
     """The records of an answer.
 
-    `authentic` is the AD bit of a resolver that may be trusted, else False. `ttl` is the smallest of the chain.
-    `canonical_name` is where CNAMEs led; equal to the name asked for when there were none.
+    `authentic` is the AD bit of a resolver that may be trusted, else False ("secure" in RFC 4035 §4.3). `ttl` is the
+    smallest of the chain. `canonical_name` is where CNAMEs led; equal to the name asked for when there were none.
     """
 
     records: tuple[T_co, ...]
@@ -82,6 +82,21 @@ class MxRecord:
     invalid: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class TlsaRecord:
+    """One TLSA record as it was published (RFC 6698 §2.1): any numbers, any data."""
+
+    usage: int
+    selector: int
+    matching_type: int
+    data: bytes
+
+    def __str__(self) -> str:
+        """As in a zone file; long data is cut short."""
+        shown = self.data[:64].hex() + ("..." if len(self.data) > 64 else "")
+        return f"{self.usage} {self.selector} {self.matching_type} {shown}"
+
+
 class Resolver(Protocol):
     """Asks the DNS. Never raises for what the network does; bounded in time by its implementation.
 
@@ -98,7 +113,16 @@ class Resolver(Protocol):
     async def addresses(self, host: str) -> "Answer[IPAddress]":
         """A and AAAA together, IPv6 and IPv4 alternating, each family in the order that the resolver gave.
 
-        One family found is Found even when the other is Unknown. The address family setting is applied here.
-        Addresses that may not be contacted are not filtered here: see `policy.address_guard.is_public`.
+        One family found is Found even when the other is Unknown, and authentic if the records of one family are.
+        The address family setting is applied here. Addresses that may not be contacted are not filtered here: see
+        `policy.address_guard.is_public`.
         """
+        ...
+
+    async def tlsa(self, name: str) -> "Answer[TlsaRecord]":
+        """`name` with its prefix, as `_25._tcp.mx.example`."""
+        ...
+
+    async def cname(self, name: str) -> "Answer[str]":
+        """The CNAME record itself, which tells whether the first zone of a chain is signed (RFC 7672 §2.1.3)."""
         ...

@@ -1,13 +1,13 @@
-"""What is known and what was found out about a domain's MTA-STS policy. **Pure.**
+"""What is known and what was found out: of a domain's MTA-STS policy, and of a host's TLSA records. **Pure.**
 
-RFC 8461 §3.3 (fetch and back-off), §5.1 (use of a cached policy).
+RFC 8461 §3.3 (fetch and back-off), §5.1 (use of a cached policy); RFC 7672 §2.2 (what to make of TLSA records).
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
-from policy.answers import Unknown
+from policy.answers import TlsaRecord, Unknown
 from policy.mta_sts import Policy
 from policy.requirement import ResultType
 
@@ -86,3 +86,39 @@ class Findings:
     defer_until: datetime | None = None
     record_checked: bool = False
     lasts: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoTlsa:
+    """DANE does not apply to this host: it has no TLSA records, or none that DNSSEC secures. `detail` says which.
+
+    `ttl` is for how long this holds, beside the TTL of the host's addresses.
+    """
+
+    detail: str
+    ttl: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsaUnknown:
+    """A question on the way to the host's TLSA records got no answer: the host cannot be used now (RFC 7672 §2.1.2)."""
+
+    name: str
+    unknown: Unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecureTlsa:
+    """The host's TLSA records, secured by DNSSEC, as they were published: usable or not.
+
+    `mx_secure` is whether DNSSEC also secures the way from the mail domain to this host's name (RFC 7672 §2.2.1).
+    """
+
+    base_domain: str
+    reference_names: tuple[str, ...]
+    records: tuple[TlsaRecord, ...]
+    mx_secure: bool
+    ttl: timedelta
+
+
+TlsaFindings = NoTlsa | TlsaUnknown | SecureTlsa

@@ -23,6 +23,19 @@ class TrustAd(Enum):
     NO = "false"
 
 
+class DnssecSupport(Enum):
+    """Whether answers can be secure at all, which DANE needs (RFC 7672 §2.1.1)."""
+
+    VALIDATES = "validates"
+    """A name server that may be trusted has vouched for an answer."""
+    NOT_TRUSTED = "not-trusted"
+    """Whatever the name servers say, they are not near enough to be believed."""
+    NOT_VALIDATING = "not-validating"
+    """They answer, and vouch for nothing."""
+    UNKNOWN = "unknown"
+    """There was no answer now."""
+
+
 class IpFamily(Enum):
     """The address families that may be used to reach hosts."""
 

@@ -13,7 +13,10 @@ class RecordType(Enum):
 
     A = "A"
     AAAA = "AAAA"
+    CNAME = "CNAME"
     MX = "MX"
+    SOA = "SOA"
+    TLSA = "TLSA"
     TXT = "TXT"
 
 

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from policy.answers import TlsaRecord
+
 
 class Level(Enum):
-    """How a session to one host must be protected."""
+    """How a session to one host must be protected by certificates of the web PKI; what DANE demands comes on top."""
 
     OPPORTUNISTIC = "opportunistic"
     """TLS where offered, any certificate; plaintext as the last resort (no policy, mode none)."""
@@ -26,12 +28,16 @@ class ResultType(Enum):
     STS_POLICY_FETCH_ERROR = "sts-policy-fetch-error"
     STS_POLICY_INVALID = "sts-policy-invalid"
     STS_WEBPKI_INVALID = "sts-webpki-invalid"
+    TLSA_INVALID = "tlsa-invalid"
+    DNSSEC_INVALID = "dnssec-invalid"
+    DANE_REQUIRED = "dane-required"
 
 
 class PolicyType(Enum):
     """Policy types of RFC 8460 §4.4."""
 
     STS = "sts"
+    TLSA = "tlsa"
     NO_POLICY_FOUND = "no-policy-found"
 
 
@@ -44,22 +50,72 @@ class MxMatch(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DaneDemand:
+    """What DANE demands of a session to one host: TLS, and a certificate that fits one of `records` (RFC 7672 §2.2).
+
+    `records` are the usable ones only, sorted; if there are none, any certificate will do. `base_domain` is where the
+    records were found, and the first of `reference_names`, one of which a certificate below a DANE-TA has to carry.
+    """
+
+    base_domain: str
+    reference_names: tuple[str, ...]
+    records: tuple[TlsaRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
     """The conditions under which one host may be given mail. Part of the connection pool's key.
 
-    `mx_host` is the name sent as SNI and, where the level verifies, the only reference identity of the
-    certificate (RFC 8461 §4.2, RFC 9525). A failure of `mx_match` in testing mode is reported, not enforced.
+    Where the level verifies, `mx_host` is the only reference identity of the certificate (RFC 8461 §4.2, RFC 9525).
+    A failure of `mx_match` in testing mode is reported, not enforced. With `dane` both have to be met, and there is
+    no plaintext at any level.
     """
 
     level: Level
     mx_host: str
     mx_match: MxMatch = MxMatch.NO_POLICY
+    dane: DaneDemand | None = None
+
+    @property
+    def demands_tls(self) -> bool:
+        return self.level is Level.VERIFIED or self.dane is not None
+
+    @property
+    def server_name(self) -> str:
+        """The name to send as SNI."""
+        if self.dane is None or self.level is not Level.OPPORTUNISTIC:
+            # Deviates: RFC 7672 §8.1 where an MX host is an alias, which RFC 5321 §5.1 forbids: RFC 8461 §7.1 asks for
+            # the name in the MX record, and the certificate is verified for the name that is sent.
+            return self.mx_host
+        return self.dane.base_domain
 
 
 class RefusalReason(Enum):
     """Why a host is not contacted at all."""
 
     MX_NOT_IN_POLICY = "mx-not-in-policy"
+    DNSSEC_BOGUS = "dnssec-bogus"
+    """The question for its TLSA records got an answer that does not validate."""
+    TLSA_UNKNOWN = "tlsa-unknown"
+    """The question for its TLSA records got no answer (RFC 7672 §2.1.2)."""
+    DANE_REQUIRED = "dane-required"
+    """The operator demands DANE for this destination, and there is none."""
+    TLSA_UNUSABLE = "tlsa-unusable"
+    """The operator demands DANE for this destination, and no record can be used (RFC 7671 §14)."""
+
+    @property
+    def result_type(self) -> ResultType:
+        """RFC 8460 §4.3."""
+        return _RESULT_TYPES[self]
+
+
+_RESULT_TYPES = {
+    RefusalReason.MX_NOT_IN_POLICY: ResultType.VALIDATION_FAILURE,
+    RefusalReason.DNSSEC_BOGUS: ResultType.DNSSEC_INVALID,
+    RefusalReason.TLSA_UNKNOWN: ResultType.DNSSEC_INVALID,
+    RefusalReason.DANE_REQUIRED: ResultType.DANE_REQUIRED,
+    RefusalReason.TLSA_UNUSABLE: ResultType.TLSA_INVALID,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

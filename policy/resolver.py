@@ -22,12 +22,13 @@ import dns.name
 import dns.nameserver
 import dns.rcode
 import dns.rdatatype
+import dns.rdtypes.ANY.TLSA
 import dns.resolver
 from cachetools import TLRUCache
 
-from policy.answers import Absence, Absent, Answer, Found, MxRecord, Unknown, UnknownReason
+from policy.answers import Absence, Absent, Answer, Found, MxRecord, TlsaRecord, Unknown, UnknownReason
 from policy.names import InvalidNameError, IPAddress, to_host
-from policy.nameservers import IpFamily, NameServer, TrustAd, believes_ad
+from policy.nameservers import DnssecSupport, IpFamily, NameServer, TrustAd, believes_ad
 from policy.observer import DnsObserver, DnsResult, NullObserver, RecordType
 from policy.one_line import one_line
 from policy.single_flight import SingleFlight
@@ -45,6 +46,9 @@ _BOGUS_CODES = frozenset(range(5, 13)) | {25, 27}  # RFC 8914 §4: what a valida
 _LABEL = re.compile(rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 T = TypeVar("T")
+
+# RFC 6698 §4.1: a digest of the wrong length makes its own record unusable. dnspython would refuse the whole answer.
+dns.rdtypes.ANY.TLSA.TLSA._cert_length_by_mtype = {}  # noqa: SLF001  there is no public way
 
 
 def system_nameservers(path: str = "/etc/resolv.conf") -> tuple[NameServer, ...]:
@@ -85,9 +89,10 @@ class DnsResolver:
         self._stub = dns.asyncresolver.Resolver(configure=False)
         self._stub.nameservers = [dns.nameserver.Do53Nameserver(ns.address, ns.port) for ns in nameservers]
         self._stub.timeout = _PER_SERVER_SECONDS
-        self._stub.use_edns(0, 0, _EDNS_PAYLOAD)
-        self._stub.flags = dns.flags.RD | dns.flags.AD  # RFC 6840 §5.7: AD in a question asks for AD in the answer
         self._trusted = believes_ad(trust_ad, nameservers)
+        # RFC 6840 §5.7: AD in a question asks for AD in the answer; RFC 3225 §3: DO asks for DNSSEC altogether.
+        self._stub.flags = dns.flags.RD | dns.flags.AD
+        self._stub.use_edns(0, dns.flags.DO if self._trusted else 0, _EDNS_PAYLOAD)
         self._timeout = timeout
         self._timer = timer
         self._ip_family = ip_family
@@ -116,6 +121,22 @@ class DnsResolver:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._ask(record_type, host, _address)) for record_type in wanted]
         return _merged([task.result() for task in tasks])
+
+    async def tlsa(self, name: str) -> Answer[TlsaRecord]:
+        return await self._ask(RecordType.TLSA, name, _tlsa_record)
+
+    async def cname(self, name: str) -> Answer[str]:
+        return await self._ask(RecordType.CNAME, name, lambda rdata: rdata.target.to_text(omit_final_dot=True))
+
+    async def dnssec_support(self, zone: str = ".") -> DnssecSupport:
+        """Ask for the SOA record of a zone that is signed, and say what the answer is worth. For the start-up."""
+        if not self._trusted:
+            return DnssecSupport.NOT_TRUSTED
+        answer = await self._resolve(RecordType.SOA, dns.name.from_text(zone), lambda rdata: rdata.serial)
+        self._observer.dns_asked(RecordType.SOA, _result(answer))
+        if isinstance(answer, Unknown):
+            return DnssecSupport.UNKNOWN
+        return DnssecSupport.VALIDATES if answer.authentic else DnssecSupport.NOT_VALIDATING
 
     async def _ask(
         self, record_type: RecordType, name: str, read: Callable[[Any], T], *, fresh: bool = False
@@ -203,13 +224,15 @@ def _merged(answers: Sequence[Answer[IPAddress]]) -> Answer[IPAddress]:
     found = [answer for answer in answers if isinstance(answer, Found)]
     unknown = [answer for answer in answers if isinstance(answer, Unknown)]
     ttl = min(_ttl(answer) for answer in answers)
-    authentic = not unknown and all(answer.authentic for answer in answers if not isinstance(answer, Unknown))
     if found:
+        # RFC 7672 §2.2.2: one family that is secure is enough to look for TLSA records.
+        named = next((answer for answer in found if answer.authentic), found[0])
         alternating = chain.from_iterable(zip_longest(*(answer.records for answer in found)))
         records = tuple(address for address in alternating if address is not None)
-        return Found(records=records, canonical_name=found[0].canonical_name, ttl=ttl, authentic=authentic)
+        return Found(records=records, canonical_name=named.canonical_name, ttl=ttl, authentic=named.authentic)
     if unknown:
         return unknown[0]
+    authentic = all(answer.authentic for answer in answers if isinstance(answer, Absent))
     nodata = any(isinstance(answer, Absent) and answer.absence is Absence.NODATA for answer in answers)
     return Absent(absence=Absence.NODATA if nodata else Absence.NXDOMAIN, ttl=ttl, authentic=authentic)
 
@@ -255,6 +278,10 @@ def _mx_record(rdata: Any) -> MxRecord:
     if host is None:
         return MxRecord(preference=rdata.preference, host="", invalid=rdata.exchange.to_text(omit_final_dot=True))
     return MxRecord(preference=rdata.preference, host=host)
+
+
+def _tlsa_record(rdata: Any) -> TlsaRecord:
+    return TlsaRecord(usage=rdata.usage, selector=rdata.selector, matching_type=rdata.mtype, data=bytes(rdata.cert))
 
 
 def _plain(name: dns.name.Name) -> str | None:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 from policy.certificates import describe_certificate
 from policy.one_line import one_line
-from policy.requirement import Level, ResultType
+from policy.requirement import Level, Requirement, ResultType
 from policy.tls_facts import CertificateFacts, TlsFailure, TlsSession
 
-_VERIFIED_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 # CPython's own default, spelt out: a distribution may build it with OpenSSL's, where static RSA and SHA-1 are left in
 # (Debian does). RFC 9325 §4.1.
 _VERIFIED_CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
@@ -62,11 +62,7 @@ def verified_context(ca_file: str, minimum_version: str = "1.2") -> ssl.SSLConte
 
     An empty `ca_file` means the system's store. Raises ValueError when the file or version is not usable.
     """
-    context = _client_context()
-    if minimum_version not in _VERIFIED_VERSIONS:
-        raise ValueError(f"TLS {minimum_version} is not one of {', '.join(_VERIFIED_VERSIONS)}")
-    context.minimum_version = _VERIFIED_VERSIONS[minimum_version]
-    context.set_ciphers(_VERIFIED_CIPHERS)
+    context = _client_context(minimum_version, _VERIFIED_CIPHERS)
     context.check_hostname = True
     context.verify_mode = ssl.CERT_REQUIRED
     # RFC 8461 §4.2: only a SAN dNSName counts. OpenSSL would fall back to the subject's common name.
@@ -83,20 +79,28 @@ def verified_context(ca_file: str, minimum_version: str = "1.2") -> ssl.SSLConte
     return context
 
 
-def opportunistic_context(minimum_version: str = "1.2") -> ssl.SSLContext:
-    """Return a context that takes any certificate: better than plaintext, and no more (RFC 7435)."""
-    context = _client_context()
-    if minimum_version not in _VERIFIED_VERSIONS:
-        raise ValueError(f"TLS {minimum_version} is not one of {', '.join(_VERIFIED_VERSIONS)}")
-    context.minimum_version = _VERIFIED_VERSIONS[minimum_version]
+def unverified_context(minimum_version: str = "1.2") -> ssl.SSLContext:
+    """Return a context as strong as the verified one that leaves the certificate to `policy.dane_check`."""
+    context = _client_context(minimum_version, _VERIFIED_CIPHERS)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.set_ciphers(_OPPORTUNISTIC_CIPHERS)
     return context
 
 
-def _client_context() -> ssl.SSLContext:
+def opportunistic_context(minimum_version: str = "1.2") -> ssl.SSLContext:
+    """Return a context that takes any certificate: better than plaintext, and no more (RFC 7435)."""
+    context = _client_context(minimum_version, _OPPORTUNISTIC_CIPHERS)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _client_context(minimum_version: str, ciphers: str) -> ssl.SSLContext:
+    if minimum_version not in _VERSIONS:
+        raise ValueError(f"TLS {minimum_version} is not one of {', '.join(_VERSIONS)}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = _VERSIONS[minimum_version]
+    context.set_ciphers(ciphers)
     # A resumed session would not be verified again: no tickets (RFC 8461 leaves resumption to us; A8, 4.2-i).
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
     context.sslobject_class = PeerSSLObject
@@ -116,11 +120,14 @@ class TlsContexts:
         self, *, ca_file: str = "", minimum_version: str = "1.2", opportunistic_minimum_version: str = "1.2"
     ) -> None:
         self.verified = verified_context(ca_file, minimum_version)
+        self.unverified = unverified_context(minimum_version)
         self.opportunistic = opportunistic_context(opportunistic_minimum_version)
 
-    def for_level(self, level: Level) -> ssl.SSLContext:
-        """Return the context to try first; after a failure, TESTING goes on with `opportunistic`."""
-        return self.opportunistic if level is Level.OPPORTUNISTIC else self.verified
+    def for_requirement(self, requirement: Requirement) -> ssl.SSLContext:
+        """Return the context to try first; after a failure, TESTING goes on with that of OPPORTUNISTIC."""
+        if requirement.level is not Level.OPPORTUNISTIC:
+            return self.verified
+        return self.unverified if requirement.demands_tls else self.opportunistic
 
 
 def describe_session(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> TlsSession:
@@ -165,6 +172,7 @@ _OTHER_VERIFY_CODE = "CertificateNotTrusted"
 _RESULT_TYPES = {
     "SubjectMismatch": ResultType.CERTIFICATE_HOST_MISMATCH,
     "CertificateExpired": ResultType.CERTIFICATE_EXPIRED,
+    "TlsaMismatch": ResultType.VALIDATION_FAILURE,
 }
 _HANDSHAKE_REASONS: dict[str | None, str] = {
     "UNSUPPORTED_PROTOCOL": "ProtocolMismatch",
@@ -203,13 +211,23 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _certificate_failure(error: ssl.SSLCertVerificationError) -> TlsFailure:
-    word = _VERIFY_CODES.get(getattr(error, "verify_code", 0), _OTHER_VERIFY_CODE)
     der: bytes | None = getattr(error, "peer_certificate", None)
+    word = verify_word(getattr(error, "verify_code", 0))
+    return certificate_failure(word, getattr(error, "verify_message", str(error)), der)
+
+
+def verify_word(verify_code: int) -> str:
+    """Return Exchange's word for an X509_V_ERR code of OpenSSL."""
+    return _VERIFY_CODES.get(verify_code, _OTHER_VERIFY_CODE)
+
+
+def certificate_failure(word: str, detail: str, der: bytes | None) -> TlsFailure:
+    """Return the failure of a certificate (DER, where it is known) that does not verify; `word` is Exchange's."""
     facts = describe_certificate(der) if der else None
     return TlsFailure(
         result_type=_RESULT_TYPES.get(word, ResultType.CERTIFICATE_NOT_TRUSTED),
         reason=word,
-        detail=one_line(getattr(error, "verify_message", str(error))) + (_shown(facts) if facts else ""),
+        detail=one_line(detail) + (_shown(facts) if facts else ""),
         certificate=facts,
     )
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from policy.answers import Absence, Absent, Answer, Found, MxRecord, Unknown, UnknownReason
+from policy.answers import Absence, Absent, Answer, Found, MxRecord, TlsaRecord, Unknown, UnknownReason
 from policy.findings import CachedPolicy, FetchFailure, PolicyState
 from policy.names import IPAddress
 from policy.requirement import ResultType
@@ -68,12 +68,14 @@ def sts_record(record_id: str) -> Found[bytes]:
 
 
 class FakeResolver:
-    """Answers from three dictionaries; what is not in them does not exist. Records every question."""
+    """Answers from five dictionaries; what is not in them does not exist. Records every question."""
 
     def __init__(self) -> None:
         self.mx_answers: dict[str, Answer[MxRecord]] = {}
         self.txt_answers: dict[str, Answer[bytes]] = {}
         self.address_answers: dict[str, Answer[IPAddress]] = {}
+        self.tlsa_answers: dict[str, Answer[TlsaRecord]] = {}
+        self.cname_answers: dict[str, Answer[str]] = {}
         self.asked: list[tuple[str, str]] = []
         self.asked_fresh: list[str] = []
 
@@ -90,6 +92,14 @@ class FakeResolver:
     async def addresses(self, host: str) -> Answer[IPAddress]:
         self.asked.append(("ADDRESS", host))
         return self.address_answers.get(host, NXDOMAIN)
+
+    async def tlsa(self, name: str) -> Answer[TlsaRecord]:
+        self.asked.append(("TLSA", name))
+        return self.tlsa_answers.get(name, NXDOMAIN)
+
+    async def cname(self, name: str) -> Answer[str]:
+        self.asked.append(("CNAME", name))
+        return self.cname_answers.get(name, NODATA)
 
     def publish(self, domain: str, answer: Answer[bytes]) -> None:
         """Set what `_mta-sts` of the domain says."""

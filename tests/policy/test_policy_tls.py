@@ -11,11 +11,12 @@ from certs import CertificateAuthority, Issued
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from policy.requirement import Level, ResultType
+from policy.requirement import DaneDemand, Level, Requirement, ResultType
 from policy.tls import TlsContexts, classify, describe_session, opportunistic_context, verified_context
 from policy.tls_facts import TlsFailure, TlsSession
 
 MX = "mx.x.test"
+DANE = DaneDemand(base_domain="mail.y.test", reference_names=(), records=())
 MISMATCH = ResultType.CERTIFICATE_HOST_MISMATCH
 EXPIRED = ResultType.CERTIFICATE_EXPIRED
 NOT_TRUSTED = ResultType.CERTIFICATE_NOT_TRUSTED
@@ -196,10 +197,20 @@ def test_what_the_contexts_demand(contexts: TlsContexts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "verifies"), [(Level.VERIFIED, True), (Level.TESTING, True), (Level.OPPORTUNISTIC, False)]
+    ("level", "dane", "context"),
+    [
+        (Level.VERIFIED, None, "verified"),
+        (Level.TESTING, None, "verified"),
+        (Level.OPPORTUNISTIC, None, "opportunistic"),
+        (Level.VERIFIED, DANE, "verified"),
+        (Level.TESTING, DANE, "verified"),
+        (Level.OPPORTUNISTIC, DANE, "unverified"),
+    ],
 )
-def test_testing_verifies_first(contexts: TlsContexts, level: Level, verifies: bool) -> None:
-    assert contexts.for_level(level) is (contexts.verified if verifies else contexts.opportunistic)
+def test_the_context_to_try_first(contexts: TlsContexts, level: Level, dane: DaneDemand | None, context: str) -> None:
+    requirement = Requirement(level=level, mx_host=MX, dane=dane)
+    assert contexts.for_requirement(requirement) is getattr(contexts, context)
+    assert requirement.demands_tls is (level is Level.VERIFIED or dane is not None)
 
 
 def test_versions_are_settings() -> None:

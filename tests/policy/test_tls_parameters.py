@@ -4,12 +4,13 @@ import ssl
 
 import pytest
 
-from policy.requirement import Level
 from policy.tls import TlsContexts
 
 CONTEXTS = TlsContexts()
 BOTH = pytest.mark.parametrize(
-    "context", [CONTEXTS.verified, CONTEXTS.opportunistic], ids=["verified", "opportunistic"]
+    "context",
+    [CONTEXTS.verified, CONTEXTS.unverified, CONTEXTS.opportunistic],
+    ids=["verified", "unverified", "opportunistic"],
 )
 
 
@@ -20,9 +21,10 @@ def test_nothing_below_tls_1_2_is_offered_and_1_3_is(context: ssl.SSLContext) ->
     assert any(cipher["protocol"] == "TLSv1.3" for cipher in context.get_ciphers())
 
 
-@pytest.mark.rfc("9325-4.1-a", "9325-4.1-b", "9325-4.2-a")
-def test_the_verified_context_prefers_forward_secrecy_and_has_nothing_weak() -> None:
-    ciphers = CONTEXTS.for_level(Level.VERIFIED).get_ciphers()
+@pytest.mark.rfc("9325-4.1-a", "9325-4.1-b", "9325-4.2-a", "7672-8.2-a", "7671-3-a")
+@pytest.mark.parametrize("context", [CONTEXTS.verified, CONTEXTS.unverified], ids=["verified", "unverified"])
+def test_what_is_enforced_prefers_forward_secrecy_and_has_nothing_weak(context: ssl.SSLContext) -> None:
+    ciphers = context.get_ciphers()
     names = [cipher["name"] for cipher in ciphers]
     assert not [name for name in names if any(weak in name for weak in ("NULL", "RC4", "EXP", "DES", "MD5", "anon"))]
     assert all(cipher["strength_bits"] >= 128 for cipher in ciphers)
