@@ -7,7 +7,9 @@ import asyncio
 import hashlib
 import re
 import ssl
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiosmtpd.proxy_protocol import get_proxy
@@ -16,7 +18,8 @@ from policy.names import IPAddress
 from relay import events
 from relay.ingress.access import Identity, client_address, client_key
 from relay.ingress.auth import AuthError, Credentials, decode_response, login_credentials, plain_credentials
-from relay.ingress.connection import Connection, GoodbyeError, LineError
+from relay.ingress.connection import Connection, GoodbyeError
+from relay.ingress.input import LineError
 from relay.ingress.shared import ConnectionResult
 from relay.ingress.users import Users
 from relay.queue.message import Client
@@ -24,6 +27,9 @@ from relay.queue.message import Client
 _MAX_AUTH_TRIES = 3
 _HELO_NAME = re.compile(rb"[\x21-\x7e]{1,255}")
 _PROXY_LOCAL = 0
+
+Answer = Callable[[bytes], None]
+"""What goes on with a client's response to a challenge. Raises AuthError."""
 
 
 class IdentifiedConnection(Connection):
@@ -48,32 +54,66 @@ class IdentifiedConnection(Connection):
         self.mistakes += 1
         self.reply(reply)
 
-    async def end_transaction(self) -> None:
-        """Forget the mail transaction, if there is one."""
+    def take_command(self) -> bool:
+        """Take a command line and carry it out; False if there is no whole line."""
         raise NotImplementedError
 
     @property
     def in_transaction(self) -> bool:
         raise NotImplementedError
 
-    async def find_address(self) -> IPAddress:
+    def begin(self) -> None:
+        self.take = self.take_command
+        if self.listener.settings.proxy_protocol:
+            header = asyncio.StreamReader(loop=self.loop)
+            self.wait_for(self._meet_through_proxy(header))
+            self.take = partial(self._take_proxy_header, header)
+        elif self.listener.implicit:
+            self.identify(self.address)
+            self.wait_for(self._meet_in_tls())
+        else:
+            self._greet(self.address)
+
+    def _greet(self, address: IPAddress) -> None:
+        self.identify(address)
+        self._say_hello()
+
+    def _say_hello(self) -> None:
+        self.know_client()
+        self.at_command = True
+        self.reply(f"220 {self.shared.settings.hostname} ESMTP")
+
+    async def _meet_in_tls(self) -> None:
+        await self.start_tls(None)
+        self._say_hello()
+
+    async def _meet_through_proxy(self, header: asyncio.StreamReader) -> None:
+        self._greet(await self._proxied_address(header))
+        header.feed_eof()
+        self.input.feed(await header.read())
+
+    def _take_proxy_header(self, header: asyncio.StreamReader) -> bool:
+        header.feed_data(self.input.take())
+        if self.eof:
+            header.feed_eof()
+        return False
+
+    async def _proxied_address(self, header: asyncio.StreamReader) -> IPAddress:
         """The peer's address, or what a trusted proxy says (HAProxy's PROXY protocol v1 and v2)."""
-        if not self.listener.settings.proxy_protocol:
-            return self.address
         if not self.shared.access.is_proxy(self.address):
             self.shared.connection_results[ConnectionResult.NOT_A_PROXY].inc()
             events.connection_refused(str(self.address), "not a trusted proxy")
             raise GoodbyeError(None)
         try:
             async with asyncio.timeout(self.shared.settings.handshake_timeout.total_seconds()):
-                header = await get_proxy(self.input)
+                told = await get_proxy(header)
         except (OSError, EOFError):  # TimeoutError and IncompleteReadError
             raise GoodbyeError(None) from None
-        if not header.valid:
+        if not told.valid:
             events.connection_refused(str(self.address), "malformed PROXY header")
             raise GoodbyeError(None)
-        source = header.src_addr
-        if header.command == _PROXY_LOCAL or not isinstance(source, IPAddress):
+        source = told.src_addr
+        if told.command == _PROXY_LOCAL or not isinstance(source, IPAddress):
             return self.address  # the proxy speaks for itself, e.g. to see whether we are alive
         return client_address(str(source))
 
@@ -109,25 +149,25 @@ class IdentifiedConnection(Connection):
 
     # -- EHLO, HELO, STARTTLS
 
-    async def ehlo(self, argument: bytes) -> None:
-        if await self._greeted(argument, extended=True):
+    def ehlo(self, argument: bytes) -> None:
+        if self._greeted(argument, extended=True):
             self.reply(self.listener.ehlo if self.tls is None else self.listener.ehlo_in_tls)
 
-    async def helo_(self, argument: bytes) -> None:
-        if await self._greeted(argument, extended=False):
+    def helo_(self, argument: bytes) -> None:
+        if self._greeted(argument, extended=False):
             self.reply(f"250 {self.shared.settings.hostname}")
 
-    async def _greeted(self, argument: bytes, *, extended: bool) -> bool:
+    def _greeted(self, argument: bytes, *, extended: bool) -> bool:
         """Take note of the name; like RSET it ends a transaction (RFC 5321 §4.1.4). It need not match anything."""
         self.idle_commands += 1
         if not _HELO_NAME.fullmatch(argument):
             self.complain("501 5.5.4 A host name or address literal is needed")
             return False
-        await self.end_transaction()
+        self.end_transaction()
         self.helo, self.extended, self._client = argument.decode("ascii"), extended, None
         return True
 
-    async def starttls(self, argument: bytes) -> None:
+    def starttls(self, argument: bytes) -> None:
         if argument:
             self.complain("501 5.5.4 Syntax: STARTTLS")
         elif self.tls is not None:
@@ -135,9 +175,12 @@ class IdentifiedConnection(Connection):
         elif not self.listener.starttls:
             self.complain("502 5.5.1 STARTTLS is not offered")
         else:
-            await self.end_transaction()
-            await self.start_tls("220 2.0.0 Ready to start TLS")
-            self.know_client()
+            self.end_transaction()
+            self.wait_for(self._upgrade())
+
+    async def _upgrade(self) -> None:
+        await self.start_tls("220 2.0.0 Ready to start TLS")
+        self.know_client()
 
     # -- AUTH
 
@@ -146,18 +189,18 @@ class IdentifiedConnection(Connection):
         """Whether the client could authenticate: now, or after STARTTLS."""
         return self.shared.users is not None and (self.tls is not None or self.listener.starttls)
 
-    async def auth(self, argument: bytes) -> None:
+    def auth(self, argument: bytes) -> None:
         refusal = self._auth_refusal(argument)
         if refusal is not None:
             self.complain(refusal)
             return
         mechanism, _, initial = argument.partition(b" ")
-        try:
-            credentials = await self._exchange(mechanism.upper(), initial.strip(b" ") or None)
-        except AuthError as error:
-            self.complain(str(error))
+        plain, initial = mechanism.upper() == b"PLAIN", initial.strip(b" ")
+        answer = self._plain if plain else self._login_name
+        if initial:
+            self._answered(answer, initial)
         else:
-            await self._log_in(credentials)
+            self._challenge("" if plain else "VXNlcm5hbWU6", answer)
 
     def _auth_refusal(self, argument: bytes) -> str | None:
         if not self.auth_expected:
@@ -174,20 +217,37 @@ class IdentifiedConnection(Connection):
             return "504 5.5.4 Unrecognized authentication mechanism"
         return None
 
-    async def _exchange(self, mechanism: bytes, initial: bytes | None) -> Credentials:
-        if mechanism == b"PLAIN":
-            response = decode_response(initial) if initial is not None else await self._challenge("")
-            return plain_credentials(response)
-        name = decode_response(initial) if initial is not None else await self._challenge("VXNlcm5hbWU6")
-        return login_credentials(name, await self._challenge("UGFzc3dvcmQ6"))
-
-    async def _challenge(self, challenge: str) -> bytes:
+    def _challenge(self, challenge: str, answer: Answer) -> None:
         self.reply(f"334 {challenge}")
+        self.take = partial(self._take_response, answer)
+
+    def _take_response(self, answer: Answer) -> bool:
         try:
-            line = await self.next_line()
+            line = self.take_line()
         except LineError:
-            raise AuthError("500 5.5.6 Authentication exchange line is too long or malformed") from None
-        return decode_response(line)
+            self.take = self.take_command
+            self.complain("500 5.5.6 Authentication exchange line is too long or malformed")
+            return True
+        if line is None:
+            return False
+        self.take = self.take_command
+        self._answered(answer, line)
+        return True
+
+    def _answered(self, answer: Answer, line: bytes) -> None:
+        try:
+            answer(decode_response(line))
+        except AuthError as error:
+            self.complain(str(error))
+
+    def _plain(self, response: bytes) -> None:
+        self.wait_for(self._log_in(plain_credentials(response)))
+
+    def _login_name(self, name: bytes) -> None:
+        self._challenge("UGFzc3dvcmQ6", partial(self._login_password, name))
+
+    def _login_password(self, name: bytes, password: bytes) -> None:
+        self.wait_for(self._log_in(login_credentials(name, password)))
 
     async def _log_in(self, credentials: Credentials) -> None:
         assert self.shared.users is not None

@@ -1,29 +1,27 @@
-"""A client's connection: octets in, replies out, TLS, time limits. What commands mean is the session's.
+"""A client's connection: octets in, replies out, TLS, time limits. What octets mean is the session's.
 
-aiosmtpd's protocol, with its ways of doing wrong replaced: one timer that also runs during DATA, a session that is
-cancelled in the middle of a commit when the client closes its side, no limit for the TLS handshake, lines that may
-end in a bare LF, and 120 us of introspection for each connection.
+Most of what a client says can be answered at once, so that no task waits for it: each read is worked on as far as it
+goes, within the loop's own call, and answered with one write. Only what takes its time (the commit, TLS, AUTH, large
+content) is a task, and the client's further octets wait until it is done.
 """
 
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
-
-from aiosmtpd.smtp import SMTP
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, cast
 
 from policy.names import IPAddress
 from relay import events
 from relay.ingress.access import client_address, client_key
-from relay.ingress.reader import BulkReader, ClientGoneError
+from relay.ingress.input import READ_AHEAD, EndlessLineError, Input
 from relay.ingress.shared import ConnectionResult, Listener
 
-MAX_LINE = 12_288 + 2  # RFC 4954 §4: what an AUTH exchange may need
-_MAX_DROPPED_LINE = 1024 * 1024
+Take = Callable[[], bool]
+"""Takes a piece of the input, if there is a whole one, and says whether there was."""
+
 _REPLIES_AT_ONCE = 16 * 1024
 _LINGER_SECONDS = 5.0
-_TLS_FIRST_OCTET = 0x16
 
 
 class GoodbyeError(Exception):
@@ -32,10 +30,6 @@ class GoodbyeError(Exception):
     def __init__(self, reply: str | None) -> None:
         super().__init__(reply)
         self.reply = reply
-
-
-class LineError(Exception):
-    """A line that is none; it has been read to its end. The text is a whole reply line."""
 
 
 class Sessions:
@@ -71,67 +65,81 @@ class Sessions:
                 await self._none_open.wait()
 
 
-class Connection(SMTP):
-    """Reads lines and content, batches replies, upgrades to TLS. Constructed for each connection: keep it cheap."""
+class Connection(asyncio.BufferedProtocol):
+    """Hands the input to `take` as long as that goes on, batches replies, upgrades to TLS, ends the session.
 
-    _paused: bool
-    _stream_reader_wr: object
+    `take` is the session's state: what the next octets are for. `at_command` says whether they are a command, so
+    that a fault of ours need not end the session; `eof` that no more will come.
+    """
 
-    if TYPE_CHECKING:
-
-        async def _drain_helper(self) -> None: ...
+    transport: asyncio.Transport
+    address: IPAddress
 
     def __init__(
-        self, listener: Listener, sessions: "Sessions", lingering: "Sessions", loop: asyncio.AbstractEventLoop
+        self, listener: Listener, sessions: Sessions, lingering: Sessions, loop: asyncio.AbstractEventLoop
     ) -> None:
-        # Not SMTP.__init__: it inspects its class for hooks each time. A contract test knows which methods remain.
-        self.input = BulkReader(loop)
-        asyncio.StreamReaderProtocol.__init__(self, self.input, None, loop)
-        self.loop = loop
         self.listener = listener
         self.shared = listener.shared
-        self.transport: asyncio.Transport | None = None
-        self.address: IPAddress
+        self.loop = loop
+        self.input = Input()
+        self.take: Take = self._hold
+        self.at_command = False
         self.client: str | None = None
         self.tls: ssl.SSLObject | None = None
-        self.in_content = False
+        self.eof = False
         self.stopping = False
-        self.task: asyncio.Task[None] | None = None
         self._sessions = sessions
         self._lingering = lingering
         self._replies: list[str] = []
         self._replies_size = 0
-        self._idle_timer: asyncio.TimerHandle | None = None
-        self._broken_line = False
+        self._unread = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._take_after_tasks = self.take
+        self._waiting_since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused: asyncio.Transport | None = None
+        self._over = False
 
-    async def serve(self) -> None:
-        """Talk to the client until GoodbyeError or ClientGoneError."""
+    # -- what the session adds
+
+    def begin(self) -> None:
+        """Greet the client, or see first who it is."""
         raise NotImplementedError
 
-    async def clean_up(self) -> None:
-        """Let go of what the session holds; called once, however it ended."""
+    def end_transaction(self) -> None:
+        """Forget the mail transaction, if there is one, and let go of what it holds."""
         raise NotImplementedError
 
-    # -- lifecycle
+    def apologize(self) -> None:
+        """Reply to a command that met a fault of ours."""
+        raise NotImplementedError
+
+    # -- the beginning
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast("asyncio.Transport", transport)
-        asyncio.StreamReaderProtocol.connection_made(self, transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         if not peer:  # gone before it was accepted
-            transport.abort()
+            self._over = True
+            self.transport.abort()
             return
         if self.listener.implicit:
             # The ClientHello is for TLS to read. Not paused at once: asyncio starts to read after this method, and
             # early releases of CPython 3.11 (Debian 12 has 3.11.2) do so even when paused here (gh-103607).
-            self.loop.call_soon(transport.pause_reading)
+            self.loop.call_soon(self.transport.pause_reading)
         self.address = client_address(peer[0])
         if not self.shared.connections.enter():
             self._turn_away()
             return
         self._sessions.add(self)
-        self.task = self.loop.create_task(self._handle_client())
+        self.shared.metrics.open_connections.inc()
+        self._waiting_since = self.loop.time()
+        self._timer = self.loop.call_later(self.shared.idle_seconds, self._look_at_time)
+        try:
+            self.begin()
+        except Exception as error:  # noqa: BLE001  the top of what the loop calls
+            self._recover(error)
+        self.work()
 
     def identify(self, address: IPAddress) -> None:
         """Fix who the client is, and count it. Raises GoodbyeError if it has too many connections."""
@@ -145,201 +153,231 @@ class Connection(SMTP):
         self.shared.connection_results[ConnectionResult.ACCEPTED].inc()
 
     def _turn_away(self) -> None:
-        assert self.transport is not None
+        self._over = True
         self.shared.connection_results[ConnectionResult.TOO_MANY].inc()
         events.connection_refused(str(self.address), "too many connections")
         if not self.listener.implicit:
             self.transport.write(f"{self.goodbye('421 4.3.2', 'Too many connections')}\r\n".encode("ascii"))
         self.transport.close()
 
-    def connection_lost(self, error: Exception | None) -> None:
-        # The session learns of it when it next reads. It is not cancelled: it may be in the middle of a commit.
-        asyncio.StreamReaderProtocol.connection_lost(self, error)
-        if self in self._lingering:
-            self._lingering.discard(self)
-            self.shared.connections.leave(self.client)
+    # -- input
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """One buffer for all connections: what has been read into it is taken out before anything else is read."""
+        return self.shared.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.input.feed(self.shared.read_buffer[:nbytes])
+        self.work()
+        if len(self.input) > READ_AHEAD and self._paused is None and not self.transport.is_closing():
+            self._paused = self.transport
+            self._paused.pause_reading()
 
     def eof_received(self) -> bool:
         """A client may close its side after QUIT and still wants our replies, where the transport allows."""
-        self.input.feed_eof()
+        self.eof = True
+        self.work()
         return self.tls is None and self not in self._lingering
 
-    async def _handle_client(self) -> None:
-        self._idle_timer = self.loop.call_later(self.shared.idle_seconds, self._look_at_time)
-        self.shared.metrics.open_connections.inc()
-        linger = False
-        try:
-            await self.serve()
-        except GoodbyeError as goodbye:
-            if goodbye.reply is not None:
-                self.reply(goodbye.reply)
-                linger = not goodbye.reply.startswith("221")
-        except ClientGoneError:
-            pass
-        except Exception as error:  # noqa: BLE001  the top of the task: nothing of it may reach the client
-            events.session_failed(str(self.address), error)
-            self.reply(str(self.goodbye("421 4.3.0", "Temporary failure")))
-        finally:
-            self._idle_timer.cancel()
-            self.shared.metrics.open_connections.dec()
-            self._sessions.discard(self)
+    def work(self) -> None:
+        """Take what is here as far as it goes; the replies are sent when the client is waited for (RFC 2920 §3.2)."""
+        moved = False
+        while not self._unread:
+            try:
+                if not self.take():
+                    break
+            except Exception as error:  # noqa: BLE001  the top of what the loop calls
+                self._recover(error)
+            moved = True
+            if self._replies_size > _REPLIES_AT_ONCE:
+                self._write_out()
+        if not self._tasks:
             self._write_out()
-            if not (linger and self._linger()):
-                self.shared.connections.leave(self.client)
-                self._close()
-            await self.clean_up()
+            if moved:  # else the client is waited for since before: the time counts for a whole line
+                self._waiting_since = self.loop.time()
+            if self.eof and not self._unread and not self._over:
+                self._end(None)
+        if self._paused is not None and len(self.input) <= READ_AHEAD:
+            self._resume_reading()
 
-    def _linger(self) -> bool:
-        """Close our side and wait a moment for the client's, who does not expect it; False if that cannot be.
+    def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let a task do this, and go on with `take` as it is now when it is done. It is never cancelled."""
+        if not self._tasks:
+            self._take_after_tasks, self.take = self.take, self._hold
+            self._waiting_since = None
+        self._tasks.add(self.loop.create_task(self._carry_out(work)))
 
-        Closing both while its octets still arrive would make a reset, and our last reply would be lost in it.
-        """
-        assert self.transport is not None
-        if self.tls is not None or self.transport.is_closing():
-            return False
+    async def _carry_out(self, work: Coroutine[Any, Any, None]) -> None:
+        failure: Exception | None = None
         try:
-            self.transport.write_eof()
-        except OSError:  # it is gone already
-            return False
-        self._stream_reader_wr = None  # what still comes is read and dropped
-        self.transport.resume_reading()
-        self._lingering.add(self)
-        self.loop.call_later(_LINGER_SECONDS, self.abort)
-        return True
+            await work
+        except Exception as error:  # noqa: BLE001  the top of a task
+            failure = error
+        self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+        if not self._tasks:
+            self.take = self._take_after_tasks
+            self._waiting_since = self.loop.time()
+        if failure is not None:
+            self._recover(failure)
+        if self._over:
+            self._leave()
+        self.work()
 
-    def _close(self) -> None:
-        assert self.transport is not None
-        self.transport.close()
-        # A client that does not read would keep a closing transport for ever.
-        if self.transport.get_write_buffer_size() or self.tls is not None:
-            self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+    def take_line(self) -> bytes | None:
+        """Take a line of the client's, or None; raises LineError, GoodbyeError."""
+        if self.stopping:
+            raise self.goodbye("421 4.3.2", "Service shutting down")
+        if self.input.begins_tls:
+            raise GoodbyeError(None)
+        try:
+            return self.input.take_line()
+        except EndlessLineError:
+            raise self.goodbye("421 4.7.0", "Line too long") from None
 
-    def stop(self) -> None:
-        """Say 421 4.3.2 and end, at once if idle, else after what is under way."""
-        self.stopping = True
-        if self.is_idle:
-            self.input.set_exception(self.farewell())
+    def _hold(self) -> bool:
+        return False
 
-    def abort(self) -> None:
-        """Break the connection; what is being committed is not broken off."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def farewell(self) -> GoodbyeError:
-        return self.goodbye("421 4.3.2", "Service shutting down")
-
-    def goodbye(self, code: str, reason: str) -> GoodbyeError:
-        """The end of the session with a reply that names us, as 421 does (RFC 5321 §4.2.3)."""
-        return GoodbyeError(f"{code} {self.shared.settings.hostname} {reason}, closing connection")
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the session waits for a command."""
-        return self.input.waiting_since is not None and not self.in_content
-
-    def _look_at_time(self) -> None:
-        """One timer for the whole session, moved on lazily; time counts only while the client is waited for."""
-        limit = self.shared.idle_seconds
-        since = self.input.waiting_since
-        waited = 0.0 if since is None else self.loop.time() - since
-        if waited >= limit:
-            self.input.set_exception(self.goodbye("421 4.4.2", "Timeout exceeded"))
-        else:
-            self._idle_timer = self.loop.call_later(limit - waited, self._look_at_time)
-
-    # -- input
-
-    async def next_line(self, most: int = MAX_LINE) -> bytes:
-        """Return the next line without its CRLF. Raises LineError for one that is too long or has bare line ends.
-
-        A line with a bare LF goes on to its CRLF: nothing in it is ever executed, however it arrives.
-        """
-        line = await self._take_line(most)
-        if not line.endswith(b"\n"):
-            await self._drop_line(line)
-            raise LineError("500 5.5.2 Line too long")
-        if not line.endswith(b"\r\n"):
-            self._broken_line = True
-            raise LineError("500 5.5.2 Lines must end with CRLF")
-        line = line[:-2]
-        if self._broken_line or b"\r" in line or b"\0" in line:
-            self._broken_line = False
-            raise LineError("500 5.5.2 Lines must end with CRLF and have no control characters")
-        return line
-
-    async def read(self, most: int) -> bytes:
-        """Return what is here of content, at least one octet, waiting for it if need be."""
-        if not self.input.pending:
-            await self.flush()
-            await self.input.more()
-        return self.input.take(most)
-
-    async def _take_line(self, most: int) -> bytes:
-        since: float | None = None
-        while True:
-            if self.input.starts_with(_TLS_FIRST_OCTET):
-                raise GoodbyeError(None)
-            line = self.input.take_line(most)
-            if line is not None:
-                break
-            if since is None:
-                await self.flush()
-                since = self.loop.time()
-            await self.input.more(since)
-        if self._replies_size > _REPLIES_AT_ONCE:
-            await self.flush()
-        return line
-
-    async def _drop_line(self, line: bytes) -> None:
-        """Read on to the end of a line that is too long already."""
-        dropped = len(line)
-        while not line.endswith(b"\n"):
-            line = line[-1:] + await self._take_line(MAX_LINE)
-            dropped += len(line) - 1
-            if dropped > _MAX_DROPPED_LINE:
-                raise self.goodbye("421 4.7.0", "Line too long")
-        self._broken_line = not line.endswith(b"\r\n")
+    def _resume_reading(self) -> None:
+        transport, self._paused = self._paused, None
+        if transport is not None and not transport.is_closing():
+            transport.resume_reading()
 
     # -- output
 
     def reply(self, line: str) -> None:
-        """Give a reply; it is sent when there is no more input to work on (RFC 2920 §3.2)."""
+        """Give a reply; it is sent when there is no more input to work on."""
         self._replies.append(line)
         self._replies_size += len(line)
-
-    async def flush(self) -> None:
-        """Send the replies; waits if the client does not read them, at most the idle time."""
-        self._write_out()
-        if self._paused:
-            try:
-                async with asyncio.timeout(self.shared.idle_seconds):
-                    await self._drain_helper()
-            except OSError as error:  # TimeoutError is one
-                self.abort()
-                raise ClientGoneError from error
 
     def _write_out(self) -> None:
         if self._replies:
             data = "\r\n".join(self._replies) + "\r\n"
             self._replies.clear()
             self._replies_size = 0
-            assert self.transport is not None
             awaits_tls = self.listener.implicit and self.tls is None
-            if not self.transport.is_closing() and not awaits_tls:
+            if not awaits_tls and not self.transport.is_closing():
                 self.transport.write(data.encode("ascii", "replace"))
+
+    def pause_writing(self) -> None:
+        """The client does not read its replies: it gets no more of them until it does."""
+        self._unread = True
+
+    def resume_writing(self) -> None:
+        self._unread = False
+        self.work()
+
+    # -- the end
+
+    def goodbye(self, code: str, reason: str) -> GoodbyeError:
+        """The end of the session with a reply that names us, as 421 does (RFC 5321 §4.2.3)."""
+        return GoodbyeError(f"{code} {self.shared.settings.hostname} {reason}, closing connection")
+
+    def stop(self) -> None:
+        """Say 421 4.3.2 and end, at once if idle, else after what is under way."""
+        self.stopping = True
+        self.work()
+
+    def abort(self) -> None:
+        """Break the connection; what is being committed is not broken off."""
+        self.transport.abort()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.eof = True
+        self._unread = False
+        if self in self._lingering:
+            self._lingering.discard(self)
+            self.shared.connections.leave(self.client)
+        if self._over:
+            self._cancel_timer()
+        else:
+            self.work()
+
+    def _look_at_time(self) -> None:
+        """One timer for the whole session, moved on lazily; time counts only while the client is waited for."""
+        limit, since = self.shared.idle_seconds, self._waiting_since
+        waited = 0.0 if since is None else self.loop.time() - since
+        if waited < limit:
+            self._timer = self.loop.call_later(limit - waited, self._look_at_time)
+        elif self._unread:
+            self.abort()
+        else:
+            self._end(self.goodbye("421 4.4.2", "Timeout exceeded").reply)
+
+    def _recover(self, error: Exception) -> None:
+        """What an exception means: nothing of its text may reach the client, unless it is meant to."""
+        if isinstance(error, GoodbyeError):
+            self._end(error.reply)
+            return
+        events.session_failed(str(self.address), error)
+        if self.at_command:
+            self.end_transaction()
+            self.apologize()
+        else:  # what follows could be taken for commands
+            self._end(self.goodbye("421 4.3.0", "Temporary failure").reply)
+
+    def _end(self, reply: str | None) -> None:
+        self._over = True
+        self.take = self._take_after_tasks = self._drop
+        self.input.clear()
+        self._resume_reading()
+        self._cancel_timer()
+        self.shared.metrics.open_connections.dec()
+        if reply is not None:
+            self.reply(reply)
+        self._write_out()
+        if reply is None or reply.startswith("221") or not self._linger():
+            self.shared.connections.leave(self.client)
+            self._close()
+        self.end_transaction()
+        self._leave()
+
+    def _leave(self) -> None:
+        """The session is over when nothing of it is under way any more."""
+        if not self._tasks:
+            self._sessions.discard(self)
+
+    def _drop(self) -> bool:
+        self.input.clear()
+        return False
+
+    def _linger(self) -> bool:
+        """Close our side and wait a moment for the client's, who does not expect it; False if that cannot be.
+
+        Closing both while its octets still arrive would make a reset, and our last reply would be lost in it. What
+        still comes is read and dropped.
+        """
+        if self.tls is not None or self.eof or self.transport.is_closing():
+            return False
+        try:
+            self.transport.write_eof()
+        except OSError:  # it is gone already
+            return False
+        self._lingering.add(self)
+        self._timer = self.loop.call_later(_LINGER_SECONDS, self.abort)
+        return True
+
+    def _close(self) -> None:
+        self.transport.close()
+        # A client that does not read would keep a closing transport for ever.
+        if self.transport.get_write_buffer_size() or self.tls is not None:
+            self._timer = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     # -- TLS
 
     async def start_tls(self, announcement: str | None) -> None:
-        """Put TLS before the transport, after this reply if it is given.
+        """Put TLS before the transport, after this reply if it is given. Raises GoodbyeError if that fails.
 
         Plaintext that is here already was sent by whoever sits between, and must not reach the session inside TLS:
         it ends the session (RFC 3207 §4.2).
         """
         assert self.listener.tls is not None
-        assert self.transport is not None
         context = await self.listener.tls.current()
-        if self.input.pending:
+        if self.input:
             raise GoodbyeError(None)
         if announcement is not None:
             self.reply(announcement)
@@ -354,10 +392,7 @@ class Connection(SMTP):
             )
         except OSError as error:  # ssl.SSLError and ConnectionError among them
             events.handshake_failed(str(self.address), str(error))
-            raise ClientGoneError from error
+            raise GoodbyeError(None) from error
         assert transport is not None
         self.transport = transport
-        self._transport = transport
-        self._over_ssl = True
-        self.input.use_transport(transport)
         self.tls = transport.get_extra_info("ssl_object")

@@ -45,16 +45,16 @@ class EnvelopeConnection(IdentifiedConnection):
 
     transaction: Transaction | None = None
 
-    async def end_transaction(self) -> None:
+    def end_transaction(self) -> None:
         transaction, self.transaction = self.transaction, None
-        if transaction is not None and transaction.intake is not None:
-            await transaction.intake.close()
+        if transaction is not None and transaction.intake is not None and transaction.intake.close():
+            self.wait_for(transaction.intake.discard())
 
     @property
     def in_transaction(self) -> bool:
         return self.transaction is not None
 
-    async def mail(self, argument: bytes) -> None:
+    def mail(self, argument: bytes) -> None:
         if not self.helo:
             self.complain("503 5.5.1 Send EHLO first")
         elif self.transaction is not None:
@@ -62,7 +62,7 @@ class EnvelopeConnection(IdentifiedConnection):
         elif not self.admitted:
             self._deny()
         else:
-            await self._begin(argument)
+            self._mail_from(argument)
 
     def _deny(self) -> None:
         self.shared.message_results[MessageResult.DENIED].inc()
@@ -73,7 +73,7 @@ class EnvelopeConnection(IdentifiedConnection):
             events.client_denied(str(self.address), self.helo)
             self.complain("550 5.7.64 TenantAttribution; Relay Access Denied")
 
-    async def _begin(self, argument: bytes) -> None:
+    def _mail_from(self, argument: bytes) -> None:
         keyword = _FROM.match(argument)
         if keyword is None:
             self.complain("501 5.5.4 Syntax: MAIL FROM:<address> [parameters]")
@@ -89,12 +89,38 @@ class EnvelopeConnection(IdentifiedConnection):
         except ParameterError as error:
             self.complain(f"{error.code} 5.5.4 {error}")
             return
-        refusal = await self._sender_refusal(reverse_path, parameters.size or 0)
+        size = parameters.size or 0
+        refusal = self._sender_refusal(reverse_path, size)
         if refusal is not None:
             self.reply(refusal)
+        elif self.shared.room.covers(size, self.shared.clock.now()):
+            self._begin(Transaction(reverse_path, parameters))
+        else:
+            self.wait_for(self._ask_for_room(size, Transaction(reverse_path, parameters)))
+
+    async def _ask_for_room(self, size: int, transaction: Transaction) -> None:
+        now = self.shared.clock.now()
+        try:
+            has_room = await self.shared.store.room_for(size)
+        except StoreError as error:
+            self._defer(store_refusal(error))
             return
-        self.transaction = Transaction(reverse_path, parameters)
-        self.reply("250 2.1.0 Ok")
+        if has_room:
+            self.shared.room.found(size, now)
+            self._begin(transaction)
+        else:
+            self._defer(STORE_FULL)
+
+    def _begin(self, transaction: Transaction) -> None:
+        if self.shared.rate.admit(self.client or "", self.shared.clock.now()):
+            self.transaction = transaction
+            self.reply("250 2.1.0 Ok")
+        else:
+            self._defer("451 4.7.0 Too many messages this minute, please try again later")
+
+    def _defer(self, reply: str) -> None:
+        self.shared.message_results[MessageResult.DEFERRED].inc()
+        self.reply(reply)
 
     def _mail_parameters(self, text: bytes) -> MailParameters:
         if not text:
@@ -103,7 +129,7 @@ class EnvelopeConnection(IdentifiedConnection):
             raise ParameterError(555, "parameters need EHLO")
         return parse_mail_parameters(text)
 
-    async def _sender_refusal(self, reverse_path: Path, size: int) -> str | None:
+    def _sender_refusal(self, reverse_path: Path, size: int) -> str | None:
         shared = self.shared
         if not shared.access.allows_sender(reverse_path):
             shared.message_results[MessageResult.DENIED].inc()
@@ -112,20 +138,9 @@ class EnvelopeConnection(IdentifiedConnection):
         if size > shared.settings.max_message_size:
             shared.message_results[MessageResult.REFUSED].inc()
             return TOO_LARGE
-        try:
-            has_room = await shared.store.room_for(size)
-        except StoreError as error:
-            shared.message_results[MessageResult.DEFERRED].inc()
-            return store_refusal(error)
-        if not has_room:
-            shared.message_results[MessageResult.DEFERRED].inc()
-            return STORE_FULL
-        if not shared.rate.admit(self.client or "", shared.clock.now()):
-            shared.message_results[MessageResult.DEFERRED].inc()
-            return "451 4.7.0 Too many messages this minute, please try again later"
         return None
 
-    async def rcpt(self, argument: bytes) -> None:
+    def rcpt(self, argument: bytes) -> None:
         transaction = self.transaction
         keyword = _TO.match(argument)
         if transaction is None:

@@ -35,7 +35,7 @@ class Intake:
         self.handed_over = False
         self._content = Content(bare_newlines=settings.bare_newlines, max_hops=settings.max_hops)
         self._most = settings.max_message_size
-        self._upload_above = settings.upload_above
+        self._hold_at_most = settings.upload_above
         self._store = store
         self._budget = budget
         self._parts = [head]
@@ -52,16 +52,37 @@ class Intake:
         """Whether so much more than the maximum has come that reading on to be polite makes no sense."""
         return self.received > 2 * self._most
 
-    async def write(self, data: bytes) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether `move_to_store` must be called before the next `write`."""
+        return self._held > self._hold_at_most
+
+    def write(self, data: bytes) -> None:
         """Take in un-stuffed octets, cut anyhow."""
         self.received += len(data)
         if self.refusal is None:
-            await self._keep(self._content.feed(data))
+            self._keep(self._content.feed(data))
+
+    async def move_to_store(self) -> None:
+        """Move what is held into an upload."""
+        try:
+            # MAIL asked for the room that SIZE said; that need not be all, and others write at the same time.
+            if not await self._store.room_for(self._held):
+                self._refuse(STORE_FULL)
+                return
+            if self._upload is None:
+                self._upload = await self._store.begin_upload()
+                self._hold_at_most = _UPLOAD_PIECE
+            await self._append(self._upload)
+        except StoreError as error:
+            self._refuse(store_refusal(error))
 
     async def finish(self) -> bytes | StoredContent | None:
         """Return the whole content, or None if there is a refusal. What was held stays reserved until `close`."""
         if self.refusal is None:
-            await self._keep(self._content.finish())
+            self._keep(self._content.finish())
+        if self.full:
+            await self.move_to_store()
         if self.refusal is not None:
             return None
         if self._upload is None:
@@ -72,42 +93,31 @@ class Intake:
             await self._append(self._upload)
             return await self._upload.finish()
         except StoreError as error:
-            await self._refuse(store_refusal(error))
+            self._refuse(store_refusal(error))
             return None
 
-    async def close(self) -> None:
-        """Let go of everything; an upload is removed, unless it was `handed_over` to a message."""
+    def close(self) -> bool:
+        """Let go of all that is held; True if there is an upload to `discard`, which no message has taken over."""
         self._drop_parts()
-        upload, self._upload = self._upload, None
-        if upload is not None and not self.handed_over:
-            with contextlib.suppress(StoreError):  # the store sweeps what nobody names
-                await upload.discard()
+        return self._upload is not None and not self.handed_over
 
-    async def _keep(self, data: bytes) -> None:
+    async def discard(self) -> None:
+        """Remove the upload."""
+        assert self._upload is not None
+        with contextlib.suppress(StoreError):  # the store sweeps what nobody names
+            await self._upload.discard()
+
+    def _keep(self, data: bytes) -> None:
         self._kept += len(data)
         if self._content.problem is not None:
-            await self._refuse(_PROBLEMS[self._content.problem])
+            self._refuse(_PROBLEMS[self._content.problem])
         elif self._kept > self._most:
-            await self._refuse(TOO_LARGE)
+            self._refuse(TOO_LARGE)
         elif not self._budget.take(len(data)):
-            await self._refuse(STORE_FULL)
+            self._refuse(STORE_FULL)
         else:
             self._held += len(data)
             self._parts.append(data)
-            if self._held > (self._upload_above if self._upload is None else _UPLOAD_PIECE):
-                await self._move_to_store()
-
-    async def _move_to_store(self) -> None:
-        try:
-            # MAIL asked for the room that SIZE said; that need not be all, and others write at the same time.
-            if not await self._store.room_for(self._held):
-                await self._refuse(STORE_FULL)
-                return
-            if self._upload is None:
-                self._upload = await self._store.begin_upload()
-            await self._append(self._upload)
-        except StoreError as error:
-            await self._refuse(store_refusal(error))
 
     async def _append(self, upload: Upload) -> None:
         piece = b"".join(self._parts)
@@ -116,9 +126,9 @@ class Intake:
             await upload.append(piece)
         self._drop_parts()  # not before: it takes memory until it is written
 
-    async def _refuse(self, reply: str) -> None:
+    def _refuse(self, reply: str) -> None:
         self.refusal = reply
-        await self.close()
+        self._drop_parts()
 
     def _drop_parts(self) -> None:
         self._parts.clear()

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 _MAX_CLIENTS = 10_000
 _FREE_TRIES = 3
 _LONGEST_BACK_OFF = timedelta(minutes=15)
+_ROOM_LIFE = timedelta(seconds=1)
 
 
 class ConnectionCount:
@@ -81,6 +82,20 @@ class MemoryBudget:
 
     def give_back(self, octets: int) -> None:
         self.used -= octets
+
+
+class KnownRoom:
+    """A size that the store had room for less than a second ago: for what is no larger it need not be asked."""
+
+    def __init__(self) -> None:
+        self._size = -1
+        self._found_at: datetime | None = None
+
+    def covers(self, size: int, now: datetime) -> bool:
+        return size <= self._size and self._found_at is not None and abs(now - self._found_at) < _ROOM_LIFE
+
+    def found(self, size: int, now: datetime) -> None:
+        self._size, self._found_at = size, now
 
 
 class AuthBackOff:

@@ -5,7 +5,8 @@ from enum import Enum
 
 from relay.clock import Clock
 from relay.ingress.access import AccessRule
-from relay.ingress.limits import AuthBackOff, ConnectionCount, MemoryBudget, MessageRate
+from relay.ingress.input import READ_AHEAD
+from relay.ingress.limits import AuthBackOff, ConnectionCount, KnownRoom, MemoryBudget, MessageRate
 from relay.ingress.paths import parse_mailbox
 from relay.ingress.settings import IngressSettings, ListenerSettings, TlsMode
 from relay.ingress.tls import ServerTls
@@ -67,6 +68,8 @@ class Shared:
         self.rate = MessageRate(access.max_messages_per_minute_per_client)
         self.budget = MemoryBudget(settings.memory_budget)
         self.back_off = AuthBackOff()
+        self.room = KnownRoom()
+        self.read_buffer = memoryview(bytearray(READ_AHEAD))
         self.metrics = metrics
         self.connection_results = {r: metrics.connections.labels(result=r.value) for r in ConnectionResult}
         self.message_results = {r: metrics.messages_received.labels(result=r.value) for r in MessageResult}

@@ -1,0 +1,89 @@
+"""What a client has sent: octets, and the lines of its commands (RFC 5321 §2.3.8, §4.5.3.1). **Pure.**
+
+Nothing in a line with a bare LF, bare CR or NUL is ever executed, however it arrives.
+"""
+
+MAX_LINE = 12_288 + 2  # RFC 4954 §4: what an AUTH exchange may need
+READ_AHEAD = 64 * 1024
+"""Octets that wait here at most, but for those of one more read."""
+
+_MAX_DROPPED_LINE = 1024 * 1024
+_TLS_FIRST_OCTET = 0x16
+
+
+class LineError(Exception):
+    """A line that is none; it is gone. The text is a whole reply line."""
+
+
+class EndlessLineError(Exception):
+    """A line that does not end within a mebibyte."""
+
+
+class Input:
+    """Octets that are here and not taken yet."""
+
+    def __init__(self) -> None:
+        self._octets = bytearray()
+        self._dropped = 0
+        self._broken = False
+
+    def __len__(self) -> int:
+        return len(self._octets)
+
+    @property
+    def begins_tls(self) -> bool:
+        """Whether the next octet is the one that a TLS client begins with, which is none of a command."""
+        return bool(self._octets) and self._octets[0] == _TLS_FIRST_OCTET
+
+    def feed(self, octets: bytes | memoryview) -> None:
+        self._octets += octets
+
+    def clear(self) -> None:
+        self._octets.clear()
+
+    def take(self, most: int = READ_AHEAD * 2) -> bytes:
+        """Take up to `most` octets of what is here."""
+        octets = self._octets
+        if len(octets) <= most:
+            data = bytes(octets)
+            octets.clear()
+        else:
+            data = bytes(memoryview(octets)[:most])
+            del octets[:most]
+        return data
+
+    def put_back(self, octets: bytes) -> None:
+        """Give back what was taken too much."""
+        self._octets[:0] = octets
+
+    def take_line(self) -> bytes | None:
+        """Take the next line, without its CRLF; None if its end is not here yet.
+
+        Raises LineError for one that is longer than MAX_LINE or has bare line ends, and once more for what follows a
+        bare LF up to its CRLF. Raises EndlessLineError.
+        """
+        octets = self._octets
+        end = octets.find(b"\n")
+        if end < 0:
+            if len(octets) > MAX_LINE:
+                self._drop()
+            return None
+        line = bytes(octets[:end])
+        del octets[: end + 1]
+        too_long, self._dropped = self._dropped > 0 or end >= MAX_LINE, 0
+        goes_on, self._broken = self._broken, not line.endswith(b"\r")
+        if too_long:
+            raise LineError("500 5.5.2 Line too long")
+        if self._broken:
+            raise LineError("500 5.5.2 Lines must end with CRLF")
+        line = line[:-1]
+        if goes_on or b"\r" in line or b"\0" in line:
+            raise LineError("500 5.5.2 Lines must end with CRLF and have no control characters")
+        return line
+
+    def _drop(self) -> None:
+        """Drop what is here of a line that is too long already, but for an octet that may be the CR of its end."""
+        self._dropped += len(self._octets) - 1
+        if self._dropped > _MAX_DROPPED_LINE:
+            raise EndlessLineError
+        del self._octets[:-1]
