@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-_SIZES = (64, 32, 16, 8, 4, 2, 1)
-"""Rows in one statement; few sizes, so that the prepared statements stay few."""
+_SIZES = (64, 32, *range(16, 0, -1))
+"""Rows in one statement: what usually waits together takes a single one, and the prepared statements stay few."""
 
 
 class Bulk:

@@ -6,7 +6,7 @@ from relay.store.sqlite.intake import chunk_key
 
 _UPLOAD_LIFE = 3600 * 1_000_000
 """An upload that was not touched for an hour has been given up by its client."""
-_STEP_MESSAGES = 200
+_STEP_JOBS = 200
 _STEP_CHUNKS = 16
 _STEP_DESTINATIONS = 1000
 _STEP_PAGES = 256
@@ -14,12 +14,22 @@ SPARE_PAGES = 4096
 """Free pages left in the file: the next messages use them, and the file does not breathe with each delivery."""
 
 SELECT_FINISHED = (
-    "SELECT id FROM messages WHERE finished_at IS NOT NULL AND finished_at <= ? ORDER BY finished_at LIMIT ?"
+    "SELECT finished_at, id, queue_id FROM jobs "
+    "WHERE (finished_at, id) > (?, ?) AND finished_at <= ? ORDER BY finished_at, id LIMIT ?"
 )
+_DELETE_MESSAGE = (
+    "DELETE FROM jobs WHERE queue_id = ?1 "
+    "AND NOT EXISTS (SELECT 1 FROM jobs WHERE queue_id = ?1 AND (finished_at IS NULL OR finished_at > ?2))"
+)
+SELECT_DESTINATIONS = "SELECT name FROM destinations WHERE name > ? ORDER BY name LIMIT ?"
 _DELETE_IDLE = (
-    "DELETE FROM destinations WHERE name IN (SELECT name FROM destinations WHERE oldest_at IS NULL "
-    "AND recipients_held = 0 AND NOT paused AND cooled_until <= ? LIMIT ?)"
+    "DELETE FROM destinations WHERE name > ? AND name <= ? "
+    "AND oldest_at IS NULL AND recipients_held = 0 AND NOT paused AND cooled_until <= ?"
 )
+
+Position = tuple[int, int]
+"""How far a walk through what is finished has come: finished_at and id of a job."""
+BEFORE_ALL: Position = (-1, -1)
 
 
 def remove_nameless(connection: sqlite3.Connection, now: int) -> bool:
@@ -41,17 +51,31 @@ def remove_nameless(connection: sqlite3.Connection, now: int) -> bool:
     return True
 
 
-def remove_finished(connection: sqlite3.Connection, before: int) -> bool:
-    """Remove the trace of some messages that finished before the given time."""
-    ids = connection.execute(SELECT_FINISHED, (before, _STEP_MESSAGES)).fetchall()
-    connection.executemany("DELETE FROM messages WHERE id = ?", ids)
-    return len(ids) == _STEP_MESSAGES
+def remove_finished(connection: sqlite3.Connection, before: int, after: Position) -> Position | None:
+    """Remove the trace of some messages all of whose jobs finished before the given time.
+
+    Returns where to go on; None at the end. A job that finished long before the last one of its message is passed by.
+    """
+    removed, last = 0, None
+    for finished_at, job_id, queue_id in connection.execute(SELECT_FINISHED, (*after, before, _STEP_JOBS)).fetchall():
+        removed += connection.execute(_DELETE_MESSAGE, (queue_id, before)).rowcount
+        last = finished_at, job_id
+        if removed >= _STEP_JOBS:
+            break
+    return last
 
 
-def remove_idle_destinations(connection: sqlite3.Connection, now: int) -> bool:
-    """Remove rows of destinations with nothing in them and nothing to remember."""
-    removed = connection.execute(_DELETE_IDLE, (now, _STEP_DESTINATIONS))
-    return removed.rowcount == _STEP_DESTINATIONS
+def remove_idle_destinations(connection: sqlite3.Connection, now: int, after: str) -> str | None:
+    """Of some rows, remove those with nothing in them and nothing to remember.
+
+    Returns where to go on; None at the end.
+    """
+    names = connection.execute(SELECT_DESTINATIONS, (after, _STEP_DESTINATIONS)).fetchall()
+    if not names:
+        return None
+    (last,) = names[-1]
+    connection.execute(_DELETE_IDLE, (after, last, now))
+    return str(last)
 
 
 def give_pages_back(connection: sqlite3.Connection) -> bool:

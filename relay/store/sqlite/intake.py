@@ -8,28 +8,33 @@ from typing import Any
 
 from relay.queue.message import Job, Lease, Message, NewMessage, NewRecipient, Recipient, StoredContent
 from relay.store.protocols import StoreError
+from relay.store.records import dump_rows
 from relay.store.sqlite.bulk import Bulk
 from relay.store.sqlite.ids import RowIds
-from relay.store.sqlite.rows import MESSAGE_COLUMNS, MESSAGE_WIDTH, Row, committed, message_values, notify_text
+from relay.store.sqlite.rows import (
+    MESSAGE_COLUMNS,
+    MESSAGE_WIDTH,
+    Row,
+    committed,
+    message_values,
+    recipient_values,
+)
 
 CHUNK_SIZE = 256 * 1024
 HANDED_OVER_BYTES = 1024 * 1024
 """Jobs leased at once carry content up to this size in memory."""
 
-_INSERT_MESSAGES = Bulk(
-    f"INSERT INTO messages ({MESSAGE_COLUMNS.replace('messages.', '')}, id, content_id, open_jobs)", MESSAGE_WIDTH + 3
-)
 _INSERT_JOBS = Bulk(
-    "INSERT INTO jobs (id, message_id, destination, state, waiting, size, accepted_at, next_attempt_at, "
-    "attempts, fence, counted, leased_by, leased_until)",
-    13,
+    f"INSERT INTO jobs ({MESSAGE_COLUMNS}, content_id, id, number, destination, state, waiting, recipients, "
+    "next_attempt_at, attempts, fence, counted, leased_by, leased_until)",
+    MESSAGE_WIDTH + 13,
 )
-_INSERT_RECIPIENTS = Bulk("INSERT INTO recipients (job_id, id, forward_path, notify, orcpt)", 5)
 _INSERT_CHUNKS = Bulk("INSERT INTO chunks (id, data)", 2)
 _SELECT_BLOCKED = (
     "SELECT name FROM destinations WHERE name IN (SELECT value FROM json_each(?1)) "
     "AND (paused OR cooled_until > ?2 OR due_at <= ?2)"
 )
+_INSERT_SHARED = Bulk("INSERT INTO shared (content_id, job_id)", 2)
 _INSERT_NAMELESS = "INSERT INTO nameless (content_id, incarnation, size, touched_at) VALUES (?, ?, ?, ?)"
 
 
@@ -59,9 +64,8 @@ class Arrival:
 class _Rows:
     """What a batch of messages comes to."""
 
-    messages: list[Row] = field(default_factory=list)
     jobs: list[Row] = field(default_factory=list)
-    recipients: list[Row] = field(default_factory=list)
+    shared: list[Row] = field(default_factory=list)
     chunks: list[tuple[int, Any]] = field(default_factory=list)
 
 
@@ -75,9 +79,8 @@ def insert_messages(connection: sqlite3.Connection, ids: RowIds, arrivals: Seque
     blocked = _blocked(connection, arrivals)
     rows = _Rows()
     leased = [_add_message(connection, ids, rows, arrival, blocked) for arrival in arrivals]
-    _INSERT_MESSAGES.run(connection, rows.messages)
     _INSERT_JOBS.run(connection, rows.jobs)
-    _INSERT_RECIPIENTS.run(connection, rows.recipients)
+    _INSERT_SHARED.run(connection, rows.shared)
     _INSERT_CHUNKS.run(connection, rows.chunks)
     return leased
 
@@ -109,17 +112,6 @@ def discard_upload(connection: sqlite3.Connection, content_id: int, incarnation:
     )
 
 
-def discard_contents(connection: sqlite3.Connection, contents: Sequence[tuple[int, int]]) -> None:
-    """Remove contents (id, size) that no message names any more; a big one is swept later, in bounded steps."""
-    keys: list[int] = []
-    for content_id, size in contents:
-        if size <= HANDED_OVER_BYTES:
-            keys += [chunk_key(content_id, number) for number in range(pieces(size))]
-        else:
-            connection.execute(_INSERT_NAMELESS, (content_id, "", size, 0))
-    connection.execute("DELETE FROM chunks WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(keys),))
-
-
 def pieces(size: int) -> int:
     """In how many pieces content of this size is kept: all full but the last."""
     return -(-size // CHUNK_SIZE)
@@ -141,24 +133,25 @@ def _add_message(
     by_destination: dict[str, list[NewRecipient]] = {}
     for recipient in new.recipients:
         by_destination.setdefault(recipient.destination, []).append(recipient)
-    row_id = ids.take(connection, 2 + len(by_destination) + len(new.recipients))
-    content_id = _add_content(connection, rows, row_id + 1, arrival)
+    first_id = ids.take(connection, 1 + len(by_destination) + len(new.recipients))
+    content_id = _add_content(connection, rows, first_id, arrival)
     message = committed(new, arrival.now)
-    rows.messages.append((*message_values(message, arrival.now), row_id, content_id, len(by_destination)))
-    message_id, job_id = row_id, row_id + 2
+    values = message_values(message, arrival.now)
     leased: list[Job] = []
     lease: Row
-    for destination, recipients in by_destination.items():
+    job_id = first_id + 1
+    for number, (destination, recipients) in enumerate(by_destination.items()):
         if destination in arrival.lease and destination not in blocked:
             leased.append(_leased_job(job_id, message, destination, recipients, arrival))
             state, lease = "leased", (1, 1, 1, arrival.terms.incarnation, arrival.terms.until)
         else:
             blocked.add(destination)
             state, lease = "queued", _NO_LEASE
-        times = (arrival.now, arrival.now)
-        rows.jobs.append((job_id, message_id, destination, state, len(recipients), new.size, *times, *lease))
-        for number, r in enumerate(recipients, 1):
-            rows.recipients.append((job_id, job_id + number, r.forward_path, notify_text(r.notify), r.orcpt))
+        listed = dump_rows([recipient_values(job_id + n, r, "", "") for n, r in enumerate(recipients, 1)])
+        what = (content_id, job_id, number, destination, state, len(recipients), listed, arrival.now)
+        rows.jobs.append((*values, *what, *lease))
+        if len(by_destination) > 1:
+            rows.shared.append((content_id, job_id))
         job_id += 1 + len(recipients)
     return leased
 

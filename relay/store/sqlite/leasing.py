@@ -5,23 +5,21 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import timedelta
 
-from relay.queue.message import HoldReason, Job, Lease, Recipient
+from relay.queue.message import HoldReason, Job, Lease
 from relay.store.protocols import LeaseLostError
 from relay.store.sqlite.intake import LeaseTerms
 from relay.store.sqlite.rows import MESSAGE_COLUMNS, MESSAGE_WIDTH, Row, message, recipient
 
-_JOB_COLUMNS = "jobs.id, jobs.destination, jobs.attempts, jobs.fence, jobs.held_us, jobs.held_at, jobs.delay_notified"
-_FROM_CHOSEN = "CROSS JOIN jobs ON jobs.id = chosen.value CROSS JOIN messages ON messages.id = jobs.message_id"
+_JOB_COLUMNS = "jobs.id, destination, attempts, fence, held_us, held_at, delay_notified, json(recipients)"
 # All rows in one, as JSON, so that they come in one step (see bulk.py).
 _SELECT_CHOSEN = f"SELECT json_group_array(json_array({MESSAGE_COLUMNS}, {_JOB_COLUMNS})) FROM"
 SELECT_DUE = (
     f"{_SELECT_CHOSEN} (SELECT id AS value FROM jobs WHERE destination = ? AND state = 'queued' "  # noqa: S608  constants
-    f"AND next_attempt_at <= ? ORDER BY next_attempt_at, id LIMIT ?) AS chosen {_FROM_CHOSEN}"
+    "AND next_attempt_at <= ? ORDER BY next_attempt_at, id LIMIT ?) AS chosen CROSS JOIN jobs ON jobs.id = chosen.value"
 )
-_SELECT_BY_ID = f"{_SELECT_CHOSEN} json_each(?) AS chosen {_FROM_CHOSEN} WHERE jobs.state IN ('queued', 'held')"
-SELECT_RECIPIENTS = (
-    "SELECT json_group_array(json_array(job_id, recipients.id, forward_path, notify, orcpt)) "
-    "FROM json_each(?) AS chosen CROSS JOIN recipients ON recipients.job_id = chosen.value WHERE state = 'waiting'"
+_SELECT_BY_ID = (
+    f"{_SELECT_CHOSEN} json_each(?) AS chosen CROSS JOIN jobs ON jobs.id = chosen.value "
+    "WHERE state IN ('queued', 'held')"
 )
 _IS_DUE = "SELECT 1 FROM destinations WHERE name = ? AND due_at <= ?"
 _LEASE = (
@@ -130,21 +128,18 @@ def _lease(connection: sqlite3.Connection, rows: list[Row], now: int, terms: Lea
         return []
     ids = json.dumps([row[MESSAGE_WIDTH] for row in rows])
     connection.execute(_LEASE, (counted, terms.incarnation, terms.until, ids))
-    recipients: dict[int, list[Recipient]] = {}
-    for job_id, *columns in _rows(connection, SELECT_RECIPIENTS, (ids,)):
-        recipients.setdefault(job_id, []).append(recipient(columns))
-    return [_job(row, recipients[row[MESSAGE_WIDTH]], now, terms.incarnation, counted) for row in rows]
+    return [_job(row, now, terms.incarnation, counted) for row in rows]
 
 
-def _job(row: Row, recipients: Sequence[Recipient], now: int, incarnation: str, counted: int) -> Job:
-    job_id, destination, attempts, fence, held_us, held_at, delay_notified = row[MESSAGE_WIDTH:]
+def _job(row: Row, now: int, incarnation: str, counted: int) -> Job:
+    job_id, destination, attempts, fence, held_us, held_at, delay_notified, recipients = row[MESSAGE_WIDTH:]
     if held_at is not None:
         held_us += now - held_at
     return Job(
         id=job_id,
         message=message(row),
         destination=destination,
-        recipients=tuple(recipients),
+        recipients=tuple([recipient(values) for values in recipients]),
         attempts=attempts + counted,
         lease=Lease(fence=fence + 1, incarnation=incarnation),
         held_for=timedelta(microseconds=held_us),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from relay.queue.message import Client, Envelope, Message, NewMessage, Notify, Origin, Recipient, Ret
+from relay.queue.message import Client, Envelope, Message, NewMessage, NewRecipient, Notify, Origin, Recipient, Ret
 
 Row = Sequence[Any]
 
@@ -12,10 +12,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 MESSAGE_COLUMNS = (
-    "messages.queue_id, messages.accepted_at, messages.size, messages.origin, messages.message_id, "
-    "messages.reverse_path, messages.ret, messages.envid, messages.smtputf8, messages.eight_bit, "
-    "messages.utf8_header, messages.client_address, messages.client_helo, messages.client_tls_version, "
-    "messages.client_tls_cipher, messages.client_user"
+    "queue_id, accepted_at, size, origin, message_id, reverse_path, ret, envid, smtputf8, eight_bit, utf8_header, "
+    "client_address, client_helo, client_tls_version, client_tls_cipher, client_user"
 )
 MESSAGE_WIDTH = MESSAGE_COLUMNS.count(",") + 1
 """How many columns `message` takes; others may follow them in a row."""
@@ -102,6 +100,11 @@ def message(row: Row) -> Message:
     )
 
 
+def recipient_values(recipient_id: int, recipient: NewRecipient | Recipient, status: str, diagnostic: str) -> Row:
+    """A recipient as it stands in jobs.recipients; in jobs.finished its state follows."""
+    return (recipient_id, recipient.forward_path, notify_text(recipient.notify), recipient.orcpt, status, diagnostic)
+
+
 def recipient(row: Row) -> Recipient:
-    """The recipient of a row (id, forward_path, notify, orcpt)."""
+    """The recipient of a row that `recipient_values` made."""
     return Recipient(id=row[0], forward_path=row[1], notify=notify_of(row[2]), orcpt=row[3])

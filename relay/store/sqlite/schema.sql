@@ -1,7 +1,9 @@
--- The queue (docs/architecture.md, "The queue"), version 1.
+-- The queue (docs/architecture.md, "The queue"), version 2.
 --
 -- Times are microseconds since 1970-01-01 UTC by the store's clock; durations end in _us.
 -- Ids come from `sequence`, a block at a time, and are never used twice: an old lease or upload can name nothing new.
+-- A message that is delivered at once is two rows: a job and a chunk. All else about it stands in the job's row, for
+-- each further table would cost its commit and its settlement a row and its pages in the write-ahead log.
 
 CREATE TABLE sequence (
     last_id INTEGER NOT NULL
@@ -15,32 +17,6 @@ CREATE TABLE incarnations (
     node        TEXT NOT NULL,
     started_at  INTEGER NOT NULL
 ) STRICT;
-
--- One accepted message. finished_at is set when its last job became final; its content is gone from then on.
-CREATE TABLE messages (
-    id                 INTEGER PRIMARY KEY,
-    queue_id           TEXT NOT NULL UNIQUE,
-    content_id         INTEGER NOT NULL,
-    accepted_at        INTEGER NOT NULL,
-    finished_at        INTEGER,
-    open_jobs          INTEGER NOT NULL CHECK (open_jobs >= 0),
-    size               INTEGER NOT NULL,
-    origin             TEXT NOT NULL,
-    message_id         TEXT NOT NULL,
-    reverse_path       TEXT NOT NULL,
-    ret                TEXT,
-    envid              TEXT,
-    smtputf8           INTEGER NOT NULL,
-    eight_bit          INTEGER NOT NULL,
-    utf8_header        INTEGER NOT NULL,
-    client_address     TEXT NOT NULL,
-    client_helo        TEXT NOT NULL,
-    client_tls_version TEXT,
-    client_tls_cipher  TEXT,
-    client_user        TEXT
-) STRICT;
-
-CREATE INDEX messages_finished ON messages (finished_at) WHERE finished_at IS NOT NULL;
 
 -- Content in pieces of at most 256 KiB. The key is content_id * 2^20 + number: one B-tree, pieces side by side.
 CREATE TABLE chunks (
@@ -56,61 +32,84 @@ CREATE TABLE nameless (
     touched_at  INTEGER NOT NULL
 ) STRICT;
 
--- The recipients of one message at one destination: the unit of work.
--- waiting counts those not yet final. fence grows with each lease. counted: this lease counted an attempt.
+-- Which jobs still need the content of a message that has several: one that has a single job has no row here.
+CREATE TABLE shared (
+    content_id INTEGER NOT NULL,
+    job_id     INTEGER NOT NULL,
+    PRIMARY KEY (content_id, job_id)
+) STRICT, WITHOUT ROWID;
+
+-- The recipients of one message at one destination: the unit of work, and when it is final its trace.
+-- number counts the jobs of one message from 0; together with the queue id it is used once.
+-- waiting counts the recipients not yet final. fence grows with each lease. counted: this lease counted an attempt.
 -- next_attempt_at matters while queued, and is kept under a lease for the case that the lease is given back.
 -- A job that was leased in order to be dropped keeps hold_reason and held_at, and goes back to held if it is not.
+-- recipients: those in the job's state, as a JSON array (relay/store/records.py); finished: those that became final on
+-- their own, each with a comma behind it, so that more of them are just appended. record: the last attempt (JSON).
 CREATE TABLE jobs (
-    id              INTEGER PRIMARY KEY,
-    message_id      INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
-    destination     TEXT NOT NULL,
-    state           TEXT NOT NULL CHECK (state IN ('queued', 'leased', 'held', 'delivered', 'failed', 'dropped')),
-    waiting         INTEGER NOT NULL CHECK (waiting >= 0),
-    size            INTEGER NOT NULL,
-    accepted_at     INTEGER NOT NULL,
-    next_attempt_at INTEGER NOT NULL,
-    attempts        INTEGER NOT NULL DEFAULT 0 CHECK (attempts >= 0),
-    fence           INTEGER NOT NULL DEFAULT 0,
-    leased_by       TEXT,
-    leased_until    INTEGER,
-    counted         INTEGER NOT NULL DEFAULT 0 CHECK (counted IN (0, 1)),
-    lapses          INTEGER NOT NULL DEFAULT 0,
-    hold_reason     TEXT,
-    held_at         INTEGER,
-    held_us         INTEGER NOT NULL DEFAULT 0,
-    delay_notified  INTEGER NOT NULL DEFAULT 0,
-    waiting_since   INTEGER GENERATED ALWAYS AS (CASE WHEN state IN ('queued', 'leased') THEN accepted_at END) VIRTUAL,
+    id                 INTEGER PRIMARY KEY,
+    queue_id           TEXT NOT NULL,
+    number             INTEGER NOT NULL,
+    content_id         INTEGER NOT NULL,
+    destination        TEXT NOT NULL,
+    state              TEXT NOT NULL CHECK (state IN ('queued', 'leased', 'held', 'delivered', 'failed', 'dropped')),
+    waiting            INTEGER NOT NULL CHECK (waiting >= 0),
+    size               INTEGER NOT NULL,
+    accepted_at        INTEGER NOT NULL,
+    finished_at        INTEGER,
+    next_attempt_at    INTEGER NOT NULL,
+    attempts           INTEGER NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    fence              INTEGER NOT NULL DEFAULT 0,
+    leased_by          TEXT,
+    leased_until       INTEGER,
+    counted            INTEGER NOT NULL DEFAULT 0 CHECK (counted IN (0, 1)),
+    lapses             INTEGER NOT NULL DEFAULT 0,
+    hold_reason        TEXT,
+    held_at            INTEGER,
+    held_us            INTEGER NOT NULL DEFAULT 0,
+    delay_notified     INTEGER NOT NULL DEFAULT 0,
+    origin             TEXT NOT NULL,
+    message_id         TEXT NOT NULL,
+    reverse_path       TEXT NOT NULL,
+    ret                TEXT,
+    envid              TEXT,
+    smtputf8           INTEGER NOT NULL,
+    eight_bit          INTEGER NOT NULL,
+    utf8_header        INTEGER NOT NULL,
+    client_address     TEXT NOT NULL,
+    client_helo        TEXT NOT NULL,
+    client_tls_version TEXT,
+    client_tls_cipher  TEXT,
+    client_user        TEXT,
+    recipients         TEXT NOT NULL,
+    finished           TEXT NOT NULL DEFAULT '',
+    record             TEXT,
+    waiting_since      INTEGER GENERATED ALWAYS AS (CASE WHEN state IN ('queued', 'leased') THEN accepted_at END) VIRTUAL,
     CHECK ((state = 'leased') = (leased_by IS NOT NULL AND leased_until IS NOT NULL)),
     CHECK (state <> 'held' OR (hold_reason IS NOT NULL AND held_at IS NOT NULL)),
-    CHECK ((waiting = 0) = (state IN ('delivered', 'failed', 'dropped')))
+    CHECK ((waiting = 0) = (state IN ('delivered', 'failed', 'dropped'))),
+    CHECK ((waiting = 0) = (finished_at IS NOT NULL))
 ) STRICT;
 
-CREATE INDEX jobs_message ON jobs (message_id);
+CREATE UNIQUE INDEX jobs_queue_id ON jobs (queue_id, number);
 CREATE INDEX jobs_due ON jobs (destination, next_attempt_at) WHERE state = 'queued';
 CREATE INDEX jobs_leased ON jobs (leased_until) WHERE state = 'leased';
 CREATE INDEX jobs_held ON jobs (destination) WHERE state = 'held';
 CREATE INDEX jobs_waiting ON jobs (destination, waiting_since) WHERE waiting_since IS NOT NULL;
+CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
 
--- state is 'waiting' until final; a waiting recipient is in its job's state.
-CREATE TABLE recipients (
-    job_id       INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-    id           INTEGER NOT NULL,
-    forward_path TEXT NOT NULL,
-    state        TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'failed', 'dropped')),
-    status       TEXT NOT NULL DEFAULT '',
-    diagnostic   TEXT NOT NULL DEFAULT '',
-    notify       TEXT,
-    orcpt        TEXT,
-    PRIMARY KEY (job_id, id)
-) STRICT, WITHOUT ROWID;
-
--- Records of attempts (JSON, relay/store/records.py): a job's first and its last ten.
+-- Records of attempts before the last: a job's first and the last ten are kept. id is the fence under which it went here.
 CREATE TABLE attempts (
     job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
     id     INTEGER NOT NULL,
     record TEXT NOT NULL,
     PRIMARY KEY (job_id, id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER attempt_followed AFTER UPDATE OF record ON jobs
+WHEN old.record IS NOT NULL AND new.record IS NOT old.record BEGIN
+    INSERT INTO attempts (job_id, id, record) VALUES (old.id, old.fence, old.record);
+END;
 
 -- What waits at one destination; kept true by the triggers below. bytes counts all that is not final.
 -- due_at is when there is something to do: NULL if nothing is queued or the destination is paused.
@@ -162,6 +161,17 @@ CREATE TRIGGER job_finished AFTER UPDATE OF state ON jobs WHEN old.state = 'leas
         oldest_at = (SELECT min(waiting_since) FROM jobs
                      WHERE destination = new.destination AND waiting_since IS NOT NULL)
     WHERE name = new.destination;
+END;
+
+-- The content goes with the last job that needs it: up to 1 MiB (4 pieces) at once, more of it later in bounded steps.
+CREATE TRIGGER job_needs_no_content AFTER UPDATE OF state ON jobs WHEN old.waiting > 0 AND new.waiting = 0 BEGIN
+    DELETE FROM shared WHERE content_id = new.content_id AND job_id = new.id;
+    DELETE FROM chunks
+    WHERE id >= new.content_id << 20 AND id < (new.content_id << 20) + 4 AND new.size <= 1048576
+        AND NOT EXISTS (SELECT 1 FROM shared WHERE content_id = new.content_id);
+    INSERT INTO nameless (content_id, incarnation, size, touched_at)
+    SELECT new.content_id, '', new.size, 0
+    WHERE new.size > 1048576 AND NOT EXISTS (SELECT 1 FROM shared WHERE content_id = new.content_id);
 END;
 
 CREATE TRIGGER job_moved AFTER UPDATE OF state, waiting, next_attempt_at ON jobs WHEN new.waiting > 0 BEGIN

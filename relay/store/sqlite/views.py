@@ -1,8 +1,10 @@
 """Reads: destinations, gauges, what an operator sees, content. Nothing here writes."""
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from datetime import timedelta
+from operator import itemgetter
 
 from relay.queue.attempt import Attempt
 from relay.queue.message import HoldReason, State
@@ -20,10 +22,10 @@ _SELECT_SUMS = (
     "FROM destinations"
 )
 _SELECT_ENTRY = (
-    f"SELECT {MESSAGE_COLUMNS}, jobs.destination, jobs.state, jobs.attempts, jobs.next_attempt_at, jobs.hold_reason "  # noqa: S608  constants
-    "FROM jobs JOIN messages ON messages.id = jobs.message_id WHERE jobs.id = ?"
+    f"SELECT {MESSAGE_COLUMNS}, destination, state, attempts, next_attempt_at, hold_reason, "  # noqa: S608  constants
+    "recipients, finished, record FROM jobs WHERE id = ?"
 )
-_SELECT_CONTENT = "SELECT content_id, size FROM messages WHERE queue_id = ? AND finished_at IS NULL"
+_SELECT_CONTENT = "SELECT content_id, size FROM jobs WHERE queue_id = ? AND waiting > 0 LIMIT 1"
 
 
 def due_destinations(connection: sqlite3.Connection, now: int, limit: int) -> list[Destination]:
@@ -53,15 +55,14 @@ def entries(connection: sqlite3.Connection, ids: Sequence[int], *, attempts: boo
     """The jobs as the operator sees them, with or without the records of their attempts."""
     found = [(job_id, connection.execute(_SELECT_ENTRY, (job_id,)).fetchone()) for job_id in ids]
     return [
-        _entry(connection, job_id, row, _attempts(connection, job_id) if attempts else ())
+        _entry(job_id, row, _attempts(connection, job_id, row[-1]) if attempts else ())
         for job_id, row in found
         if row is not None
     ]
 
 
 def jobs_of(connection: sqlite3.Connection, queue_id: str) -> list[int]:
-    query = "SELECT id FROM jobs WHERE message_id = (SELECT id FROM messages WHERE queue_id = ?) ORDER BY id"
-    return [row[0] for row in connection.execute(query, (queue_id,))]
+    return [row[0] for row in connection.execute("SELECT id FROM jobs WHERE queue_id = ? ORDER BY number", (queue_id,))]
 
 
 def content_of(connection: sqlite3.Connection, queue_id: str) -> tuple[int, int]:
@@ -104,13 +105,12 @@ def _destination(row: Row, now: int) -> Destination:
     )
 
 
-def _entry(connection: sqlite3.Connection, job_id: int, row: Row, attempts: tuple[Attempt, ...]) -> QueueEntry:
-    destination, state_text, attempts_counted, next_attempt_at, hold_reason = row[MESSAGE_WIDTH:]
+def _entry(job_id: int, row: Row, attempts: tuple[Attempt, ...]) -> QueueEntry:
+    destination, state_text, attempts_counted, next_attempt_at, hold_reason, recipients, finished, _ = row[
+        MESSAGE_WIDTH:
+    ]
     state = State(state_text)
-    recipients = connection.execute(
-        "SELECT forward_path, state, status, diagnostic, notify, orcpt FROM recipients WHERE job_id = ? ORDER BY id",
-        (job_id,),
-    )
+    rows = [[*values, state_text] for values in json.loads(recipients)] + json.loads(f"[{finished.rstrip(',')}]")
     return QueueEntry(
         job_id=job_id,
         message=message(row),
@@ -119,16 +119,16 @@ def _entry(connection: sqlite3.Connection, job_id: int, row: Row, attempts: tupl
         attempts=attempts_counted,
         next_attempt_at=from_us(next_attempt_at) if state is State.QUEUED else None,
         hold_reason=HoldReason(hold_reason) if hold_reason else None,
-        recipients=tuple([_recipient(found, state) for found in recipients]),
+        recipients=tuple([_recipient(values) for values in sorted(rows, key=itemgetter(0))]),
         attempts_made=attempts,
     )
 
 
-def _recipient(row: Row, job_state: State) -> QueuedRecipient:
-    forward_path, state, status, diagnostic, notify, orcpt = row
+def _recipient(values: Row) -> QueuedRecipient:
+    _, forward_path, notify, orcpt, status, diagnostic, state = values
     return QueuedRecipient(
         forward_path=forward_path,
-        state=job_state if state == "waiting" else State(state),
+        state=State(state),
         status=status,
         diagnostic=diagnostic,
         notify=notify_of(notify),
@@ -136,6 +136,7 @@ def _recipient(row: Row, job_state: State) -> QueuedRecipient:
     )
 
 
-def _attempts(connection: sqlite3.Connection, job_id: int) -> tuple[Attempt, ...]:
-    records = connection.execute("SELECT record FROM attempts WHERE job_id = ? ORDER BY id", (job_id,))
-    return tuple([attempt for (record,) in records if (attempt := load_attempt(record)) is not None])
+def _attempts(connection: sqlite3.Connection, job_id: int, last: str | None) -> tuple[Attempt, ...]:
+    earlier = connection.execute("SELECT record FROM attempts WHERE job_id = ? ORDER BY id", (job_id,)).fetchall()
+    records = [record for (record,) in earlier] + ([last] if last is not None else [])
+    return tuple([attempt for record in records if (attempt := load_attempt(record)) is not None])

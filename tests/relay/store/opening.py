@@ -59,12 +59,14 @@ def check_file(path: Path) -> None:
         assert rows("PRAGMA integrity_check") == [("ok",)]
         assert rows("PRAGMA foreign_key_check") == []
         assert rows(_KEPT_ROWS) == rows(_TRUE_ROWS)
-        waiting = "(SELECT count(*) FROM recipients WHERE job_id = jobs.id AND state = 'waiting')"
-        assert rows(f"SELECT id FROM jobs WHERE waiting <> {waiting}") == []
-        open_jobs = "(SELECT count(*) FROM jobs WHERE message_id = messages.id AND waiting > 0)"
-        assert rows(f"SELECT id FROM messages WHERE open_jobs <> {open_jobs}") == []
-        assert rows("SELECT id FROM messages WHERE (open_jobs = 0) <> (finished_at IS NOT NULL)") == []
-        named = "SELECT content_id FROM messages WHERE open_jobs > 0 UNION SELECT content_id FROM nameless"
+        assert rows("SELECT id FROM jobs WHERE waiting > 0 AND waiting <> json_array_length(recipients)") == []
+        named = "SELECT content_id FROM jobs WHERE waiting > 0 UNION SELECT content_id FROM nameless"
         assert rows(f"SELECT id FROM chunks WHERE id >> 20 NOT IN ({named})") == []
+        several = "SELECT queue_id FROM jobs GROUP BY queue_id HAVING count(*) > 1"
+        needed = f"SELECT content_id, id FROM jobs WHERE waiting > 0 AND queue_id IN ({several})"
+        assert rows(f"{needed} EXCEPT SELECT content_id, job_id FROM shared") == []
+        assert (
+            rows("SELECT content_id, job_id FROM shared EXCEPT SELECT content_id, id FROM jobs WHERE waiting > 0") == []
+        )
         size = "(SELECT sum(length(data)) FROM chunks WHERE id >= content_id << 20 AND id < (content_id + 1) << 20)"
-        assert rows(f"SELECT queue_id FROM messages WHERE open_jobs > 0 AND size <> ifnull({size}, 0)") == []
+        assert rows(f"SELECT queue_id FROM jobs WHERE waiting > 0 AND size <> ifnull({size}, 0)") == []

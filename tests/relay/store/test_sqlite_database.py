@@ -39,7 +39,7 @@ def test_a_commit_is_durable_and_the_file_can_shrink(path: Path, name: str, appl
         assert pragma(connection, "foreign_keys") == 1
         assert pragma(connection, "busy_timeout") == 10_000
         assert pragma(connection, "application_id") == application_id
-        assert pragma(connection, "user_version") == 1
+        assert pragma(connection, "user_version") == load_schema(name, application_id).version
 
 
 def test_files_are_for_their_owner_only(path: Path) -> None:

@@ -503,13 +503,9 @@ def plan(path: Path, query: str) -> str:
         views.SELECT_DUE_DESTINATIONS,
         views.SELECT_NEXT_DUE,
         leasing.SELECT_DUE,
-        leasing.SELECT_RECIPIENTS,
         leasing.SELECT_LAPSED,
         housekeeping.SELECT_FINISHED,
-        settling.SELECT_OPEN,
         settling.END_JOBS.text(64),
-        settling.END_RECIPIENTS.text(64),
-        settling.FINISH_MESSAGES.text(64),
     ],
 )
 async def test_hot_statements_search_and_never_scan(path: Path, clock: ManualClock, query: str) -> None:
@@ -585,7 +581,7 @@ async def test_the_trace_of_many_messages_goes_in_steps(path: Path, clock: Manua
         await asyncio.gather(*(store.settle(settlement(job, Verdict.DELIVERED)) for (job,) in jobs))
     clock.move(RETAIN)
     await store.sweep()
-    for table in ("messages", "jobs", "recipients", "attempts", "chunks", "destinations"):
+    for table in ("jobs", "shared", "attempts", "chunks", "destinations"):
         assert execute(path, f"SELECT count(*) FROM {table}") == [(0,)]
     await store.close()
 

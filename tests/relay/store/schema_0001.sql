@@ -1,0 +1,179 @@
+-- The queue (docs/architecture.md, "The queue"), version 1.
+--
+-- Times are microseconds since 1970-01-01 UTC by the store's clock; durations end in _us.
+-- Ids come from `sequence`, a block at a time, and are never used twice: an old lease or upload can name nothing new.
+
+CREATE TABLE sequence (
+    last_id INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO sequence (last_id) VALUES (0);
+
+-- Processes that work on this queue. A starting one frees the leases of its node's earlier incarnations.
+CREATE TABLE incarnations (
+    incarnation TEXT PRIMARY KEY,
+    node        TEXT NOT NULL,
+    started_at  INTEGER NOT NULL
+) STRICT;
+
+-- One accepted message. finished_at is set when its last job became final; its content is gone from then on.
+CREATE TABLE messages (
+    id                 INTEGER PRIMARY KEY,
+    queue_id           TEXT NOT NULL UNIQUE,
+    content_id         INTEGER NOT NULL,
+    accepted_at        INTEGER NOT NULL,
+    finished_at        INTEGER,
+    open_jobs          INTEGER NOT NULL CHECK (open_jobs >= 0),
+    size               INTEGER NOT NULL,
+    origin             TEXT NOT NULL,
+    message_id         TEXT NOT NULL,
+    reverse_path       TEXT NOT NULL,
+    ret                TEXT,
+    envid              TEXT,
+    smtputf8           INTEGER NOT NULL,
+    eight_bit          INTEGER NOT NULL,
+    utf8_header        INTEGER NOT NULL,
+    client_address     TEXT NOT NULL,
+    client_helo        TEXT NOT NULL,
+    client_tls_version TEXT,
+    client_tls_cipher  TEXT,
+    client_user        TEXT
+) STRICT;
+
+CREATE INDEX messages_finished ON messages (finished_at) WHERE finished_at IS NOT NULL;
+
+-- Content in pieces of at most 256 KiB. The key is content_id * 2^20 + number: one B-tree, pieces side by side.
+CREATE TABLE chunks (
+    id   INTEGER PRIMARY KEY,
+    data BLOB NOT NULL
+) STRICT;
+
+-- Contents that no message names: uploads on their way in (incarnation says whose), big contents on their way out ('').
+CREATE TABLE nameless (
+    content_id  INTEGER PRIMARY KEY,
+    incarnation TEXT NOT NULL,
+    size        INTEGER NOT NULL,
+    touched_at  INTEGER NOT NULL
+) STRICT;
+
+-- The recipients of one message at one destination: the unit of work.
+-- waiting counts those not yet final. fence grows with each lease. counted: this lease counted an attempt.
+-- next_attempt_at matters while queued, and is kept under a lease for the case that the lease is given back.
+-- A job that was leased in order to be dropped keeps hold_reason and held_at, and goes back to held if it is not.
+CREATE TABLE jobs (
+    id              INTEGER PRIMARY KEY,
+    message_id      INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    destination     TEXT NOT NULL,
+    state           TEXT NOT NULL CHECK (state IN ('queued', 'leased', 'held', 'delivered', 'failed', 'dropped')),
+    waiting         INTEGER NOT NULL CHECK (waiting >= 0),
+    size            INTEGER NOT NULL,
+    accepted_at     INTEGER NOT NULL,
+    next_attempt_at INTEGER NOT NULL,
+    attempts        INTEGER NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    fence           INTEGER NOT NULL DEFAULT 0,
+    leased_by       TEXT,
+    leased_until    INTEGER,
+    counted         INTEGER NOT NULL DEFAULT 0 CHECK (counted IN (0, 1)),
+    lapses          INTEGER NOT NULL DEFAULT 0,
+    hold_reason     TEXT,
+    held_at         INTEGER,
+    held_us         INTEGER NOT NULL DEFAULT 0,
+    delay_notified  INTEGER NOT NULL DEFAULT 0,
+    waiting_since   INTEGER GENERATED ALWAYS AS (CASE WHEN state IN ('queued', 'leased') THEN accepted_at END) VIRTUAL,
+    CHECK ((state = 'leased') = (leased_by IS NOT NULL AND leased_until IS NOT NULL)),
+    CHECK (state <> 'held' OR (hold_reason IS NOT NULL AND held_at IS NOT NULL)),
+    CHECK ((waiting = 0) = (state IN ('delivered', 'failed', 'dropped')))
+) STRICT;
+
+CREATE INDEX jobs_message ON jobs (message_id);
+CREATE INDEX jobs_due ON jobs (destination, next_attempt_at) WHERE state = 'queued';
+CREATE INDEX jobs_leased ON jobs (leased_until) WHERE state = 'leased';
+CREATE INDEX jobs_held ON jobs (destination) WHERE state = 'held';
+CREATE INDEX jobs_waiting ON jobs (destination, waiting_since) WHERE waiting_since IS NOT NULL;
+
+-- state is 'waiting' until final; a waiting recipient is in its job's state.
+CREATE TABLE recipients (
+    job_id       INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    id           INTEGER NOT NULL,
+    forward_path TEXT NOT NULL,
+    state        TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'failed', 'dropped')),
+    status       TEXT NOT NULL DEFAULT '',
+    diagnostic   TEXT NOT NULL DEFAULT '',
+    notify       TEXT,
+    orcpt        TEXT,
+    PRIMARY KEY (job_id, id)
+) STRICT, WITHOUT ROWID;
+
+-- Records of attempts (JSON, relay/store/records.py): a job's first and its last ten.
+CREATE TABLE attempts (
+    job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    id     INTEGER NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (job_id, id)
+) STRICT, WITHOUT ROWID;
+
+-- What waits at one destination; kept true by the triggers below. bytes counts all that is not final.
+-- due_at is when there is something to do: NULL if nothing is queued or the destination is paused.
+CREATE TABLE destinations (
+    name              TEXT PRIMARY KEY,
+    queued            INTEGER NOT NULL DEFAULT 0,
+    in_flight         INTEGER NOT NULL DEFAULT 0,
+    bytes             INTEGER NOT NULL DEFAULT 0,
+    recipients_queued INTEGER NOT NULL DEFAULT 0,
+    recipients_leased INTEGER NOT NULL DEFAULT 0,
+    recipients_held   INTEGER NOT NULL DEFAULT 0,
+    oldest_at         INTEGER,
+    next_attempt_at   INTEGER,
+    cooled_until      INTEGER NOT NULL DEFAULT 0,
+    paused            INTEGER NOT NULL DEFAULT 0,
+    due_at            INTEGER GENERATED ALWAYS AS (CASE WHEN NOT paused THEN max(next_attempt_at, cooled_until) END) VIRTUAL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX destinations_due ON destinations (due_at) WHERE due_at IS NOT NULL;
+
+-- Destination rows change with their jobs. Two triggers for each event, so that mail on the fast path (leased at once,
+-- then final) never touches next_attempt_at and its index.
+CREATE TRIGGER job_queued AFTER INSERT ON jobs WHEN new.state = 'queued' BEGIN
+    INSERT INTO destinations (name, queued, bytes, recipients_queued, oldest_at, next_attempt_at)
+    VALUES (new.destination, 1, new.size, new.waiting, new.accepted_at, new.next_attempt_at)
+    ON CONFLICT (name) DO UPDATE SET
+        queued = queued + 1,
+        bytes = bytes + excluded.bytes,
+        recipients_queued = recipients_queued + excluded.recipients_queued,
+        oldest_at = ifnull(min(oldest_at, excluded.oldest_at), excluded.oldest_at),
+        next_attempt_at = ifnull(min(next_attempt_at, excluded.next_attempt_at), excluded.next_attempt_at);
+END;
+
+CREATE TRIGGER job_leased_at_once AFTER INSERT ON jobs WHEN new.state = 'leased' BEGIN
+    INSERT INTO destinations (name, in_flight, bytes, recipients_leased, oldest_at)
+    VALUES (new.destination, 1, new.size, new.waiting, new.accepted_at)
+    ON CONFLICT (name) DO UPDATE SET
+        in_flight = in_flight + 1,
+        bytes = bytes + excluded.bytes,
+        recipients_leased = recipients_leased + excluded.recipients_leased,
+        oldest_at = ifnull(min(oldest_at, excluded.oldest_at), excluded.oldest_at);
+END;
+
+CREATE TRIGGER job_finished AFTER UPDATE OF state ON jobs WHEN old.state = 'leased' AND new.waiting = 0 BEGIN
+    UPDATE destinations SET
+        in_flight = in_flight - 1,
+        bytes = bytes - new.size,
+        recipients_leased = recipients_leased - old.waiting,
+        oldest_at = (SELECT min(waiting_since) FROM jobs
+                     WHERE destination = new.destination AND waiting_since IS NOT NULL)
+    WHERE name = new.destination;
+END;
+
+CREATE TRIGGER job_moved AFTER UPDATE OF state, waiting, next_attempt_at ON jobs WHEN new.waiting > 0 BEGIN
+    UPDATE destinations SET
+        queued = queued + (new.state = 'queued') - (old.state = 'queued'),
+        in_flight = in_flight + (new.state = 'leased') - (old.state = 'leased'),
+        recipients_queued = recipients_queued + (new.state = 'queued') * new.waiting - (old.state = 'queued') * old.waiting,
+        recipients_leased = recipients_leased + (new.state = 'leased') * new.waiting - (old.state = 'leased') * old.waiting,
+        recipients_held = recipients_held + (new.state = 'held') * new.waiting - (old.state = 'held') * old.waiting,
+        oldest_at = (SELECT min(waiting_since) FROM jobs
+                     WHERE destination = new.destination AND waiting_since IS NOT NULL),
+        next_attempt_at = (SELECT min(next_attempt_at) FROM jobs
+                           WHERE destination = new.destination AND state = 'queued')
+    WHERE name = new.destination;
+END;
