@@ -1,16 +1,26 @@
 """Which connections may be had at once: per recipient domain, per MX host, and for domains not proven. **Pure.**
 
 A domain is proven for ten minutes after a delivery. All others together have a quarter of the connections, and each
-of them one, so that hosts that hang cannot keep mail from hosts that work (design §3, Slots).
+of them one, so that hosts that hang cannot keep mail from hosts that work (design §3, Slots). A proven domain has one
+more with each message that is taken, and half as many when no host of it is to be reached; an MX host has as many as
+`concurrency` says.
 """
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar
+
+from policy.names import IPAddress
+from relay.delivery.concurrency import FIRST_LIMIT, Window, one_too_many, overloaded
+from relay.queue.attempt import HostFailure, Phase
 
 PROVEN_SECONDS = 600.0
 _MAX_REMEMBERED = 20_000
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Standing(Enum):
@@ -70,6 +80,8 @@ class SlotTable:
         self._standings: Counter[Standing] = Counter()
         self._successes: OrderedDict[str, _Success] = OrderedDict()
         self._slow: OrderedDict[str, None] = OrderedDict()
+        self._windows: OrderedDict[str, Window] = OrderedDict()
+        self._sessions: Counter[tuple[str, IPAddress]] = Counter()
 
     @property
     def in_use(self) -> int:
@@ -86,6 +98,11 @@ class SlotTable:
         limit = self._successes[destination].limit if self.standing(destination, now) is Standing.PROVEN else 1
         return min(limit, self.settings.most(destination))
 
+    def host_limit(self, mx_host: str) -> int:
+        """How many connections the MX host may have."""
+        window = self._windows.get(mx_host)
+        return min(window.limit if window else FIRST_LIMIT, self.settings.most(mx_host))
+
     def take(self, destination: str, mx_host: str, now: float) -> Standing | None:
         """Take a slot, or return None if there is none; the standing it was taken at goes back with `give_back`."""
         standing = self.standing(destination, now)
@@ -93,7 +110,7 @@ class SlotTable:
         if (
             self.in_use >= self.settings.max_connections
             or self._destinations[destination] >= self.limit(destination, now)
-            or self._mx_hosts[mx_host] >= self.settings.most(mx_host)
+            or self._mx_hosts[mx_host] >= self.host_limit(mx_host)
             or (standing is not Standing.PROVEN and unproven >= self.settings.unproven)
             or (standing is Standing.SLOW and self._standings[Standing.SLOW] >= self.settings.slow)
         ):
@@ -104,10 +121,8 @@ class SlotTable:
         return standing
 
     def give_back(self, destination: str, mx_host: str, standing: Standing) -> None:
-        for counter, key in ((self._destinations, destination), (self._mx_hosts, mx_host)):
-            counter[key] -= 1
-            if not counter[key]:
-                del counter[key]
+        _count_down(self._destinations, destination)
+        _count_down(self._mx_hosts, mx_host)
         self._standings[standing] -= 1
 
     def demand(self) -> dict[str, Demand]:
@@ -118,9 +133,8 @@ class SlotTable:
 
     def exceeded(self, destination: str, mx_host: str, now: float) -> bool:
         """Whether the destination or the host has more than it may have by now."""
-        return self._destinations[destination] > self.limit(destination, now) or self._mx_hosts[
-            mx_host
-        ] > self.settings.most(mx_host)
+        too_many = self._destinations[destination] > self.limit(destination, now)
+        return too_many or self._mx_hosts[mx_host] > self.host_limit(mx_host)
 
     @property
     def full(self) -> bool:
@@ -130,12 +144,36 @@ class SlotTable:
     def unproven_are_full(self) -> bool:
         return self._standings[Standing.NEW] + self._standings[Standing.SLOW] >= self.settings.unproven
 
-    def succeeded(self, destination: str, now: float) -> None:
-        """Mail was taken: the destination is proven from now on."""
+    def session_began(self, mx_host: str, address: IPAddress) -> None:
+        self._sessions[mx_host, address] += 1
+
+    def session_ended(self, mx_host: str, address: IPAddress) -> None:
+        _count_down(self._sessions, (mx_host, address))
+
+    def succeeded(self, destination: str, mx_host: str, now: float) -> None:
+        """The host took mail: the destination is proven from now on."""
         limit = self.limit(destination, now) + 1
         self._slow.pop(destination, None)
-        self._successes[destination] = _Success(now, min(limit, self.settings.most(destination)))
-        _remember(self._successes, destination)
+        _remember(self._successes, destination, _Success(now, min(limit, self.settings.most(destination))))
+        self._window(mx_host).took_mail(self._mx_hosts[mx_host], self.settings.most(mx_host), now)
+
+    def refused(self, mx_host: str, address: IPAddress, failure: HostFailure, phase: Phase, now: float) -> bool:
+        """The host failed somebody who still counts as one of its connections, but has no session.
+
+        Return whether it only has connections enough.
+        """
+        others = self._mx_hosts[mx_host] - 1
+        enough = one_too_many(failure, phase, self._sessions[mx_host, address])
+        if enough:
+            self._window(mx_host).refused_one(others, now)
+        elif phase is not Phase.CONNECT and overloaded(failure, phase):  # else this address is dead, not the host
+            self._window(mx_host).was_overloaded(now)
+        return enough
+
+    def _window(self, mx_host: str) -> Window:
+        window = self._windows.get(mx_host) or Window()
+        _remember(self._windows, mx_host, window)
+        return window
 
     def failed(self, destination: str) -> None:
         """No host of the destination could be reached just now."""
@@ -143,11 +181,17 @@ class SlotTable:
             success.limit = max(1, success.limit // 2)
 
     def gave_way(self, destination: str) -> None:
-        self._slow[destination] = None
-        _remember(self._slow, destination)
+        _remember(self._slow, destination, None)
 
 
-def _remember(remembered: "OrderedDict[str, _Success] | OrderedDict[str, None]", key: str) -> None:
+def _remember(remembered: OrderedDict[str, V], key: str, value: V) -> None:
+    remembered[key] = value
     remembered.move_to_end(key)
     if len(remembered) > _MAX_REMEMBERED:
         remembered.popitem(last=False)
+
+
+def _count_down(counter: Counter[K], key: K) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from policy.names import IPAddress
 from relay.delivery.slot_table import Demand, SlotSettings, SlotTable, Standing
+from relay.queue.attempt import HostFailure, Phase
 
 LINE_SECONDS = 10.0
 """How long the line of new domains is meant to take to pass, if all hosts before it hang."""
@@ -37,7 +39,12 @@ class Slot:
     taken_at: float
     gives_way_at: float | None = None
     deadline: asyncio.Timeout | None = None
-    firm: bool = False
+    address: IPAddress | None = None
+
+    @property
+    def firm(self) -> bool:
+        """Whether a session stands, so that the slot is kept however long the host takes."""
+        return self.address is not None
 
     def give_way_at(self, when: float | None) -> None:
         self.gives_way_at = when
@@ -92,8 +99,17 @@ class Slots:
     def proven(self, destination: str) -> bool:
         return self._table.standing(destination, self._timer()) is Standing.PROVEN
 
-    def succeeded(self, destination: str) -> None:
-        self._table.succeeded(destination, self._timer())
+    def succeeded(self, destination: str, mx_host: str) -> None:
+        """The host took mail."""
+        self._table.succeeded(destination, mx_host, self._timer())
+
+    def refused(self, slot: Slot, address: IPAddress, failure: HostFailure, phase: Phase) -> bool:
+        """The host failed at this phase, for a reason of its own; to be said before the slot goes back.
+
+        Return whether it only has connections enough: then the job has to wait for another slot, and is not charged.
+        """
+        self._end_session(slot)
+        return self._table.refused(slot.mx_host, address, failure, phase, self._timer())
 
     def failed(self, destination: str) -> None:
         self._table.failed(destination)
@@ -120,10 +136,11 @@ class Slots:
             self._table.gave_way(slot.destination)
             raise GaveWayError(f"{slot.mx_host} took too long while others waited") from error
 
-    def opened(self, slot: Slot) -> None:
+    def opened(self, slot: Slot, address: IPAddress) -> None:
         """The session stands: from here on its slot is kept, however long the host takes."""
-        slot.firm = True
+        slot.address = address
         slot.give_way_at(None)
+        self._table.session_began(slot.mx_host, address)
         self._press()
 
     def wanted(self, slot: Slot) -> bool:
@@ -175,8 +192,14 @@ class Slots:
         self._holders[slot] = None
         return slot
 
+    def _end_session(self, slot: Slot) -> None:
+        if slot.address is not None:
+            self._table.session_ended(slot.mx_host, slot.address)
+            slot.address = None
+
     def give_back(self, slot: Slot) -> None:
         was_full = self._table.full
+        self._end_session(slot)
         del self._holders[slot]
         self._table.give_back(slot.destination, slot.mx_host, slot.standing)
         self._admit(self._proven)

@@ -18,7 +18,7 @@ from relay.delivery.notices import NoticeWriter
 from relay.delivery.plan import DeliveryPlan, verdicts
 from relay.delivery.route import Router
 from relay.delivery.seam import HostError, Parcel, Session, Target, Transport
-from relay.delivery.slots import GaveWayError, Slots
+from relay.delivery.slots import GaveWayError, Slot, Slots
 from relay.delivery.tally import Tally
 from relay.queue.attempt import Attempt, FailureKind, HostFailure, Phase, PolicyFacts
 from relay.queue.message import HoldReason, Job, NewMessage
@@ -39,7 +39,8 @@ _BROKEN_OFF = Status(4, 3, 2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How an attempt ended. `unreachable`: no host of the destination could be used, whatever the message.
+    """How an attempt ended. `unreachable`: no host of the destination could be used, whatever the message, and no other
+    attempt was under way that may come to another end.
 
     `retry_at` is set where the schedule does not say when to try again: the policy is unknown until then.
     """
@@ -166,7 +167,8 @@ class DeliveryWorker:
                 run.broken_off = True
                 return
             try:
-                await self._visit(run, plan, target)
+                while not await self._visit(run, plan, target):
+                    pass
             except HostError as error:
                 plan.host_failed(error)
             except GaveWayError as error:
@@ -175,20 +177,34 @@ class DeliveryWorker:
             finally:
                 run.session = None
 
-    async def _visit(self, run: _Run, plan: DeliveryPlan, target: Target) -> None:
-        destination = run.job.destination
-        async with self._slots.hold(destination, target.mx_host) as slot, self._transport.open(target) as session:
-            self._slots.opened(slot)
-            run.session = session
-            while plan.offer:
-                parcel = Parcel(message=run.job.message, recipients=plan.offer, content=await self._content(run))
-                result = await session.send(parcel)
-                plan.host_replied(result, session.facts)
-                if any(reply.positive for reply in result.replies.values()):
-                    self._slots.succeeded(destination)
-                if self._draining and plan.offer:
-                    run.broken_off = True
-                    return
+    async def _visit(self, run: _Run, plan: DeliveryPlan, target: Target) -> bool:
+        """Offer the message at one address. False if the host has connections enough: then it is to be tried again."""
+        async with self._slots.hold(run.job.destination, target.mx_host) as slot:
+            try:
+                async with self._transport.open(target) as session:
+                    self._slots.opened(slot, target.address)
+                    run.session = session
+                    await self._offer(run, plan, target, slot)
+            except HostError as error:
+                if self._slots.refused(slot, target.address, error.failure, error.phase) and not plan.answered:
+                    return False
+                raise
+        return True
+
+    async def _offer(self, run: _Run, plan: DeliveryPlan, target: Target, slot: Slot) -> None:
+        session = run.session
+        assert session is not None, "opened"
+        while plan.offer:
+            parcel = Parcel(message=run.job.message, recipients=plan.offer, content=await self._content(run))
+            result = await session.send(parcel)
+            plan.host_replied(result, session.facts)
+            if any(reply.positive for reply in result.replies.values()):
+                self._slots.succeeded(run.job.destination, target.mx_host)
+            if result.failure is not None:
+                self._slots.refused(slot, target.address, result.failure, result.phase)
+            if self._draining and plan.offer:
+                run.broken_off = True
+                return
 
     async def _content(self, run: _Run) -> bytes | Callable[[], AsyncIterator[bytes]]:
         """The content: handed over in memory, read once, or to be streamed."""
@@ -230,9 +246,10 @@ class DeliveryWorker:
         unreachable = plan.unreachable and not run.broken_off
         if unreachable:
             self._slots.failed(run.job.destination)
+            unreachable = alone()
         waits_for_policy = plan.failure is not None and plan.failure.kind is FailureKind.POLICY_UNKNOWN
         retry_at = run.findings.defer_until if run.findings and waits_for_policy else None
-        await self._settle(run.job, attempt, retry_at=retry_at, cools=unreachable and alone())
+        await self._settle(run.job, attempt, retry_at=retry_at, cools=unreachable)
         return Ended(attempt=attempt, unreachable=unreachable, retry_at=retry_at)
 
     def _attempt(self, run: _Run, plan: DeliveryPlan) -> Attempt:

@@ -51,7 +51,8 @@ class FakeHost:
     """A mail host. `tls` is what is wrong with its TLS, `down` why it cannot be used at all.
 
     `replies` are its answers by forward-path, else OK; `per_transaction` is how many recipients it takes at once.
-    `gate` holds every transaction until it is set, `connect_gate` every connection.
+    `gate` holds every transaction until it is set, `connect_gate` every connection. A transaction lasts for `turns` of
+    the loop. Of more than `most` connections at once, the others get 421, which `turned_away` counts.
     """
 
     tls: FailureKind | None = None
@@ -64,6 +65,10 @@ class FakeHost:
     connect_gate: asyncio.Event | None = None
     committing: bool = False
     dsn: bool = False
+    turns: int = 0
+    most: int | None = None
+    open_now: int = 0
+    turned_away: int = 0
 
 
 class FakeSession:
@@ -76,6 +81,8 @@ class FakeSession:
 
     async def send(self, parcel: Parcel) -> SendResult:
         self._transport.sent.append((self._target, parcel))
+        for _ in range(self._host.turns):
+            await asyncio.sleep(0)
         if self._host.gate is not None:
             self.committing = self._host.committing
             self._transport.started.set()
@@ -112,7 +119,12 @@ class FakeTransport:
         host = self.hosts[target.mx_host]
         self.open_now += 1
         self.most_open = max(self.most_open, self.open_now)
+        host.open_now += 1
         try:
+            if host.most is not None and host.open_now > host.most:
+                host.turned_away += 1
+                reply = Reply(421, ("4.7.0 too many connections",))
+                raise HostError(down(FailureKind.REPLY, str(reply), reply), Phase.GREETING)
             if host.connect_gate is not None:
                 self.started.set()
                 await host.connect_gate.wait()
@@ -121,6 +133,7 @@ class FakeTransport:
             yield FakeSession(self, target, host, _facts(target, host))
         finally:
             self.open_now -= 1
+            host.open_now -= 1
 
 
 def _facts(target: Target, host: FakeHost) -> SessionFacts:

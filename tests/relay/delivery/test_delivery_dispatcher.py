@@ -12,11 +12,12 @@ from policy_fakes import ManualClock
 
 from relay.delivery.dispatcher import DispatchSettings
 from relay.delivery.drop import drop
+from relay.delivery.seam import HostError
 from relay.delivery.slot_table import SlotSettings
-from relay.queue.attempt import FailureKind
+from relay.queue.attempt import FailureKind, Phase
 from relay.queue.message import Job, State
 from relay.status import Reply
-from relay.store.protocols import QueueFilter, StoreDeadError, StoreError
+from relay.store.protocols import QueueFilter, StoreDeadError, StoreError, Verdict
 
 SECOND = timedelta(seconds=1)
 
@@ -39,7 +40,7 @@ def delivered_to(world: World) -> list[str]:
 def prove(world: World, *destinations: str) -> None:
     for destination in destinations:
         for _ in range(20):
-            world.slots.succeeded(destination)
+            world.slots.succeeded(destination, f"mx.{destination}")
 
 
 async def hand_over(world: World, path: str = "bob@example.test", size: int = 100) -> list[Job]:
@@ -160,7 +161,7 @@ async def test_a_dead_destination_costs_one_probe_and_cools_down() -> None:
         await until(lambda: len(world.transport.sent) == 82)
 
 
-async def test_a_refused_connection_among_others_that_work_does_not_cool_the_destination() -> None:
+async def test_a_connection_refused_beside_others_that_stand_costs_its_message_nothing() -> None:
     world = World(slots_settings=SlotSettings(max_connections=16, max_connections_per_destination=3))
     prove(world, "example.test")
     host = world.transport.hosts["mx.example.test"]
@@ -170,10 +171,50 @@ async def test_a_refused_connection_among_others_that_work_does_not_cool_the_des
         await until(lambda: len(world.transport.sent) == 1)
         host.down = down(FailureKind.CONNECTION_REFUSED)
         await world.enqueue("b@example.test")
-        await until(lambda: len(world.store.settlements) == 1)
-        assert world.store.settlements[0].cool_destination is None
+        await until(lambda: len(world.transport.contacted) == 2)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(world.transport.contacted) == 2, "it waits for the one that stands"
+        host.down = None
         gate.set()
         await until(lambda: len(world.store.settlements) == 2)
+    assert [one.cool_destination for one in world.store.settlements] == [None, None]
+    assert delivered_to(world) == ["a@example.test", "b@example.test"]
+
+
+async def test_when_the_host_dies_those_that_waited_for_its_connections_are_put_off_together() -> None:
+    world = World(slots_settings=SlotSettings(max_connections=16, max_connections_per_destination=3))
+    prove(world, "example.test")
+    host = world.transport.hosts["mx.example.test"]
+    gate = host.gate = asyncio.Event()
+    host.results = [HostError(down(FailureKind.BROKEN_OFF), Phase.MAIL)]
+    await world.enqueue("a@example.test")
+    async with running(world):
+        await until(lambda: len(world.transport.sent) == 1)
+        host.down = down(FailureKind.CONNECTION_REFUSED)
+        for n in range(30):
+            await world.enqueue(f"b{n}@example.test")
+        gate.set()
+        await until(lambda: len(world.store.settlements) == 31)
+    assert len(world.transport.contacted) < 15
+    assert any(one.cool_destination for one in world.store.settlements)
+
+
+@pytest.mark.parametrize("limit", [1, 5, 19])
+async def test_a_host_that_refuses_more_connections_gets_as_many_as_it_takes_and_no_message_is_charged(
+    limit: int,
+) -> None:
+    world = World()
+    host = world.transport.hosts["mx.example.test"]
+    host.most, host.turns = limit, 30
+    for n in range(400):
+        await world.enqueue(f"r{n}@example.test")
+    async with running(world):
+        await until(lambda: len(world.store.settlements) == 400)
+    assert len(world.transport.sent) == 400
+    assert all(one.recipients[0].verdict is Verdict.DELIVERED for one in world.store.settlements)
+    assert world.transport.most_open == limit + 1, "it was asked for one more"
+    assert host.turned_away < 5, "and not again and again"
 
 
 def world_with_tarpits(good: int, hanging: int, *, line_seconds: float, connections: int) -> World:

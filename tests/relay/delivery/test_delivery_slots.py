@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -10,12 +11,13 @@ from hypothesis import strategies as st
 from relay.delivery.slot_table import PROVEN_SECONDS, Demand, SlotSettings, SlotTable, Standing
 from relay.delivery.slots import GaveWayError, Slots
 
+ADDRESS = ip_address("198.41.0.1")
 SETTINGS = SlotSettings(max_connections=40, max_connections_per_destination=4)
 
 
 def proven(table: SlotTable, destination: str, now: float = 0.0, times: int = 10) -> None:
     for _ in range(times):
-        table.succeeded(destination, now)
+        table.succeeded(destination, "mx", now)
 
 
 def take(table: SlotTable, destination: str, mx: str | None = None, now: float = 0.0) -> Standing | None:
@@ -83,7 +85,7 @@ def test_the_limit_grows_with_success_and_halves_with_failure() -> None:
     table = SlotTable(SETTINGS)
     limits = []
     for _ in range(4):
-        table.succeeded("a.test", 0.0)
+        table.succeeded("a.test", "mx", 0.0)
         limits.append(table.limit("a.test", 0.0))
     assert limits == [2, 3, 4, 4]
     table.failed("a.test")
@@ -97,7 +99,7 @@ def test_slow_destinations_have_half_of_the_quarter() -> None:
         table.gave_way(f"{n}.test")
     assert [take(table, f"{n}.test") for n in range(10)].count(Standing.SLOW) == 5
     assert take(table, "new.test") is Standing.NEW
-    table.succeeded("9.test", 0.0)
+    table.succeeded("9.test", "mx", 0.0)
     assert table.standing("9.test", 0.0) is Standing.PROVEN
 
 
@@ -115,7 +117,7 @@ def test_no_order_of_events_breaks_a_bound(events: list[tuple[int, int, str]]) -
             case "back" if held:
                 table.give_back(*held.pop(number % len(held)))
             case "ok":
-                table.succeeded(destination, 0.0)
+                table.succeeded(destination, "mx", 0.0)
             case _:
                 table.failed(destination)
         assert table.in_use == len(held) <= 12
@@ -144,7 +146,7 @@ async def holder(
     try:
         async with slots.hold(destination, f"mx.{destination}") as slot:
             if opens:
-                slots.opened(slot)
+                slots.opened(slot, ADDRESS)
             log.append(f"+{destination}")
             await release.wait()
             log.append(f"-{destination}")
@@ -249,7 +251,7 @@ def test_what_is_remembered_is_bounded() -> None:
     table = SlotTable(SETTINGS)
     table.gave_way("slow.test")
     for n in range(25_000):
-        table.succeeded(f"{n}.test", 0.0)
+        table.succeeded(f"{n}.test", "mx", 0.0)
         table.gave_way(f"{n}.example")
     assert table.standing("0.test", 0.0) is Standing.NEW
     assert table.standing("24999.test", 0.0) is Standing.PROVEN
@@ -271,7 +273,7 @@ async def test_new_bounds_let_waiters_in() -> None:
 async def test_bounds_of_single_destinations_and_hosts_can_be_lowered_and_raised_at_run_time() -> None:
     slots, log, gate = make_slots(connections=40), list[str](), asyncio.Event()
     for _ in range(10):
-        slots.succeeded("a.test")
+        slots.succeeded("a.test", "mx.a.test")
     slots.use(SlotSettings(max_connections=40, max_connections_per_destination=4, named={"a.test": 2, "mx.b.test": 0}))
     tasks = [asyncio.create_task(holder(slots, name, gate, log)) for name in ("a.test", "a.test", "a.test", "b.test")]
     await settled()
@@ -291,11 +293,11 @@ async def test_everybody_is_served_in_the_end(seed: int) -> None:
     async def work(number: int) -> None:
         destination, mx = f"{chance.randrange(30)}.test", f"mx{chance.randrange(8)}.test"
         async with slots.hold(destination, mx) as slot:
-            slots.opened(slot)
+            slots.opened(slot, ADDRESS)
             for _ in range(chance.randrange(5)):
                 await asyncio.sleep(0)
             if chance.random() < 0.7:
-                slots.succeeded(destination)
+                slots.succeeded(destination, mx)
             else:
                 slots.failed(destination)
         served.append(number)
@@ -330,7 +332,7 @@ async def test_a_slot_may_be_passed_on_unless_somebody_else_wants_what_it_takes_
 
 async def test_a_slot_beyond_a_bound_that_was_lowered_is_not_passed_on() -> None:
     slots = make_slots(connections=40)
-    slots.succeeded("a.test")
+    slots.succeeded("a.test", "mx.a.test")
     one, other = slots.take("a.test", "mx.test"), slots.take("a.test", "mx.test")
     assert one is not None
     assert other is not None
@@ -344,6 +346,6 @@ async def test_a_slot_beyond_a_bound_that_was_lowered_is_not_passed_on() -> None
 def test_more_attempts_than_connections_are_under_way_where_there_are_several() -> None:
     slots = make_slots(connections=40)
     assert slots.attempts("a.test") == 1
-    slots.succeeded("a.test")
+    slots.succeeded("a.test", "mx.a.test")
     assert slots.limit("a.test") == 2
     assert slots.attempts("a.test") > 2
