@@ -22,7 +22,11 @@ SOA = "ns.test. admin.test. 1 3600 600 86400 {minimum}"
 
 @dataclass
 class Zone:
-    """Records by (name, type) as text. `rules` come first: they may answer with any octets, or None for silence."""
+    """Records by (name, type) as text. `rules` come first: they may answer with any octets, or None for silence.
+
+    With `authentic` answers carry AD, but for those that have to do with a name in `insecure`. `asked` and `edns_flags`
+    have an entry for each question.
+    """
 
     records: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     rules: dict[tuple[str, str], Reply] = field(default_factory=dict)
@@ -30,7 +34,9 @@ class Zone:
     ttl: int = 300
     negative_ttl: int = 60
     with_soa: bool = True
+    edns_flags: list[int] = field(default_factory=list)
     authentic: bool = False
+    insecure: set[str] = field(default_factory=set)
     truncate_udp: bool = False
     chase: bool = True
 
@@ -46,35 +52,42 @@ class Zone:
         name = question.name.to_text(omit_final_dot=True)
         rdtype = dns.rdatatype.to_text(question.rdtype)
         self.asked.append((name, rdtype, transport))
+        self.edns_flags.append(query.ednsflags)
         rule = self.rules.get((name, rdtype))
         if rule is not None:
             return rule(query)
         response = dns.message.make_response(query)
-        response.flags |= dns.flags.RA | (dns.flags.AD if self.authentic else 0)
+        response.flags |= dns.flags.RA
         if self.truncate_udp and transport == "udp":
             response.flags |= dns.flags.TC
             return response.to_wire()
-        self._fill(response, name, rdtype)
+        names = self._fill(response, name, rdtype)
+        if self.authentic and self.insecure.isdisjoint(names):
+            response.flags |= dns.flags.AD
         return response.to_wire(max_size=65535)
 
-    def _fill(self, response: dns.message.Message, name: str, rdtype: str) -> None:
+    def _fill(self, response: dns.message.Message, name: str, rdtype: str) -> list[str]:
+        """Follow aliases to the records; return the names on the way."""
+        names = []
         for _ in range(30):
+            names.append(name)
             values = self.records.get((name, rdtype))
             if values is not None:
                 response.answer.append(dns.rrset.from_text_list(f"{name}.", self.ttl, "IN", rdtype, values))
-                return
+                return names
             target = self.records.get((name, "CNAME"))
             if target is None:
                 break
             response.answer.append(dns.rrset.from_text_list(f"{name}.", self.ttl, "IN", "CNAME", target))
             if not self.chase:
-                return
+                return names
             name = target[0].removesuffix(".")
         if not any(known == name for known, _ in self.records):
             response.set_rcode(dns.rcode.NXDOMAIN)
         if self.with_soa:
             soa = SOA.format(minimum=self.negative_ttl)
             response.authority.append(dns.rrset.from_text("test.", 3600, "IN", "SOA", soa))
+        return names
 
 
 def failing(rcode: dns.rcode.Rcode, extended_error: int | None = None, text: str | None = None) -> Reply:

@@ -1,8 +1,10 @@
-"""The lab's certificate authority: good certificates, and every kind of bad one (RFC 8461 §3.3, §4.2; RFC 5280).
+"""The lab's certificate authority: good certificates, and every kind of bad one (RFC 8461 §3.3, §4.2; RFC 5280),
+and the TLSA records that stand for them (RFC 6698).
 
 Dates are constants, so that nothing here depends on the clock: what is good is good for a century.
 """
 
+import hashlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,10 +42,14 @@ class CertificateKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """A certificate with its key. `pem_file` holds key and chain, as `ssl.SSLContext.load_cert_chain` reads them."""
+    """A certificate with its key. `chain` is what the host sends after it.
+
+    `pem_file` holds key and chain, as `ssl.SSLContext.load_cert_chain` reads them.
+    """
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
+    chain: tuple[x509.Certificate, ...]
     pem_file: Path
 
 
@@ -54,6 +60,7 @@ class Authority:
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
     chain: tuple[x509.Certificate, ...]
+    root: x509.Certificate
 
 
 class LabCA:
@@ -64,9 +71,9 @@ class LabCA:
         self._directory = directory
         self._made: dict[tuple[CertificateKind, tuple[str, ...]], Identity] = {}
         self._issued = 0
-        self.root = _authority("Lab Root", issuer=None)
-        self.intermediate = _authority("Lab Intermediate", issuer=self.root)
-        self.stranger = _authority("Unknown Root", issuer=None)
+        self.root = new_authority("Lab Root")
+        self.intermediate = new_authority("Lab Intermediate", issuer=self.root)
+        self.stranger = new_authority("Unknown Root")
         self.ca_file = directory / "ca.pem"
         self.ca_file.write_bytes(_pem(self.root.certificate))
 
@@ -88,11 +95,13 @@ class LabCA:
         eku: Sequence[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.SERVER_AUTH,),
         issuer: Authority | None = None,
         send_chain: bool = True,
+        send_root: bool = False,
         self_signed: bool = False,
     ) -> Identity:
         """Issue one certificate for `names` (DNS-IDs) and `ip_sans`; without `issuer` the intermediate signs.
 
         The subject is `common_name`, by default the first name: with `names=()` and a `common_name` there is no DNS-ID.
+        With `send_root` the chain ends with the root, as it must where a TLSA record names it (RFC 7672 §3.1.2).
         """
         issuer = issuer or self.intermediate
         key = ec.generate_private_key(ec.SECP256R1())
@@ -110,7 +119,7 @@ class LabCA:
             builder = builder.add_extension(x509.SubjectAlternativeName(general_names), critical=False)
         certificate = builder.sign(key if self_signed else issuer.key, hashes.SHA256())
         chain = issuer.chain if send_chain and not self_signed else ()
-        return self._write(certificate, key, chain)
+        return self._write(certificate, key, (*chain, issuer.root) if send_root else chain)
 
     def _make(self, kind: CertificateKind, names: tuple[str, ...]) -> Identity:
         host = names[0]
@@ -150,22 +159,51 @@ class LabCA:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         pem_file.write_bytes(key_pem + b"".join(_pem(one) for one in (certificate, *chain)))
-        return Identity(certificate=certificate, key=key, pem_file=pem_file)
+        return Identity(certificate=certificate, key=key, chain=chain, pem_file=pem_file)
 
 
-def _authority(common_name: str, *, issuer: Authority | None) -> Authority:
+def new_authority(
+    common_name: str,
+    *,
+    issuer: Authority | None = None,
+    not_after: datetime = FAR_FUTURE,
+    path_length: int | None = None,
+    permitted: Sequence[str] = (),
+) -> Authority:
+    """Return a root, or with `issuer` an intermediate; `permitted` are the domains that it may issue for."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _name(common_name)
-    certificate = (
-        _builder(subject, key, PAST, FAR_FUTURE)
+    builder = (
+        _builder(subject, key, PAST, not_after)
         .issuer_name(issuer.certificate.subject if issuer else subject)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_authority_key(issuer.key if issuer else key), critical=False)
         .add_extension(_KEY_USAGE_OF_AN_AUTHORITY, critical=True)
-        .sign(issuer.key if issuer else key, hashes.SHA256())
     )
-    # A root is never sent: who trusts it has it.
-    return Authority(certificate=certificate, key=key, chain=(certificate, *issuer.chain) if issuer else ())
+    if permitted:
+        subtrees = [x509.DNSName(domain) for domain in permitted]
+        builder = builder.add_extension(x509.NameConstraints(subtrees, None), critical=True)
+    certificate = builder.sign(issuer.key if issuer else key, hashes.SHA256())
+    # A root is not sent if it need not be: who trusts it has it.
+    return Authority(
+        certificate=certificate,
+        key=key,
+        chain=(certificate, *issuer.chain) if issuer else (),
+        root=issuer.root if issuer else certificate,
+    )
+
+
+def tlsa_record(usage: int, selector: int, matching_type: int, certificate: x509.Certificate) -> str:
+    """Return the TLSA record that stands for a certificate or its key, in zone-file form (RFC 6698 §2.2)."""
+    if selector == 0:
+        selected = certificate.public_bytes(serialization.Encoding.DER)
+    else:
+        selected = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    digests = {1: hashlib.sha256, 2: hashlib.sha512}
+    data = digests[matching_type](selected).digest() if matching_type else selected
+    return f"{usage} {selector} {matching_type} {data.hex()}"
 
 
 _KEY_USAGE_OF_AN_AUTHORITY = x509.KeyUsage(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 
+import dns.edns
 import dns.exception
 import dns.flags
 import dns.message
@@ -23,12 +24,14 @@ from relay.lab.wire import Connection, Listener
 CHAIN_LIMIT = 16
 QUERY_LIMIT = 4096
 PLAIN_UDP_SIZE = 512
+EDNS_PAYLOAD = 1232
 
 
 class DnsFault(Enum):
     """What a question gets instead of its answer."""
 
     SERVFAIL = "SERVFAIL"
+    BOGUS = "SERVFAIL because the answer does not validate (RFC 8914 §4.7)"
     REFUSED = "REFUSED"
     NXDOMAIN = "NXDOMAIN although the name exists"
     NODATA = "an empty answer with SOA although there are records"
@@ -130,6 +133,9 @@ class LabDns:
         records = [(text,) if isinstance(text, str) else text for text in texts]
         self.set(name, "TXT", *(" ".join(_quoted(string) for string in strings) for strings in records), ttl=ttl)
 
+    def tlsa(self, host: str, *records: str, port: int = 25, ttl: int | None = None) -> None:
+        self.set(f"_{port}._tcp.{host}", "TLSA", *records, ttl=ttl)
+
     # Faults.
 
     def override(self, name: str, rdtype: str | None, how: Override | None) -> None:
@@ -141,7 +147,10 @@ class LabDns:
             self._overrides[key] = how
 
     def sign(self, domain: str) -> None:
-        """Set AD on answers about this domain and all below it, where the client asks for it (RFC 6840 §5.7)."""
+        """Set AD on answers about this domain and all below it, where the client asks for it (RFC 6840 §5.7).
+
+        An alias counts as signed only if all that it leads to is signed too (RFC 4035 §3.2.3).
+        """
         self._authentic.add(_name(domain))
 
     # Answers.
@@ -180,6 +189,10 @@ class LabDns:
                 return b"\x00" * 5
             case DnsFault.SERVFAIL:
                 response.set_rcode(dns.rcode.SERVFAIL)
+            case DnsFault.BOGUS:
+                response.set_rcode(dns.rcode.SERVFAIL)
+                option = dns.edns.EDEOption(dns.edns.EDECode.DNSSEC_BOGUS, "the signature does not match")
+                response.use_edns(0, 0, EDNS_PAYLOAD, options=[option])
             case DnsFault.REFUSED:
                 response.set_rcode(dns.rcode.REFUSED)
             case DnsFault.NXDOMAIN:
@@ -191,7 +204,7 @@ class LabDns:
                 response.flags |= dns.flags.TC
             case _:
                 self._look_up(response, question.name, question.rdtype)
-                if self._may_set_ad(query):
+                if self._may_set_ad(query, response):
                     response.flags |= dns.flags.AD
         return response
 
@@ -218,9 +231,11 @@ class LabDns:
         text = f"ns.lab.test. hostmaster.lab.test. 1 3600 600 86400 {self.ttl}"
         response.authority.append(dns.rrset.from_text(zone, self.ttl, "IN", "SOA", text))
 
-    def _may_set_ad(self, query: dns.message.Message) -> bool:
+    def _may_set_ad(self, query: dns.message.Message, response: dns.message.Message) -> bool:
         asks = bool(query.flags & dns.flags.AD) or bool(query.ednsflags & dns.flags.DO)
-        return asks and any(query.question[0].name.is_subdomain(domain) for domain in self._authentic)
+        aliases = [rrset for rrset in response.answer if rrset.rdtype == RdataType.CNAME]
+        names = [query.question[0].name, *(rrset[0].target for rrset in aliases)]
+        return asks and all(any(name.is_subdomain(domain) for domain in self._authentic) for name in names)
 
 
 def _to_wire(response: dns.message.Message, query: dns.message.Message, *, tcp: bool) -> bytes:

@@ -1,11 +1,14 @@
 """Certificates of the lab, judged by OpenSSL in memory."""
 
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from real_servers import program
 
-from relay.lab.ca import CertificateKind, Identity, LabCA
+from relay.lab.ca import CertificateKind, Identity, LabCA, new_authority, tlsa_record
 from relay.lab.wire import server_context
 
 HOST = "mx1.example.test"
@@ -78,3 +81,28 @@ def test_a_name_longer_than_a_subject_stands_in_the_san(tmp_path: Path) -> None:
 def test_two_cas_do_not_trust_each_other(tmp_path: Path) -> None:
     ours, theirs = LabCA(tmp_path / "a"), LabCA(tmp_path / "b")
     assert judge(ours.ca_file, theirs.issue([HOST])) != ""
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("selector", [0, 1])
+@pytest.mark.parametrize("matching_type", [0, 1, 2])
+def test_a_tlsa_record_is_what_openssl_computes(tmp_path: Path, selector: int, matching_type: int) -> None:
+    identity = LabCA(tmp_path).identity(CertificateKind.GOOD, HOST)
+    usage, *numbers, data = tlsa_record(3, selector, matching_type, identity.certificate).split(" ")
+    assert (usage, numbers) == ("3", [str(selector), str(matching_type)])
+    pem = tmp_path / "leaf.pem"
+    pem.write_bytes(identity.certificate.public_bytes(serialization.Encoding.PEM))
+    openssl = program("openssl")
+    to_key = f" -noout -pubkey | {openssl} pkey -pubin" if selector else ""
+    command = f"{openssl} x509 -in {pem}{to_key} -outform DER"
+    digest = {0: "cat", 1: f"{openssl} sha256 -binary", 2: f"{openssl} sha512 -binary"}[matching_type]
+    done = subprocess.run(f"{command} | {digest}", shell=True, capture_output=True, check=True)
+    assert bytes.fromhex(data) == done.stdout
+
+
+def test_the_root_is_sent_where_it_is_asked_for(tmp_path: Path) -> None:
+    ca = LabCA(tmp_path)
+    other = new_authority("Below", issuer=ca.intermediate, path_length=0, permitted=["x.test"])
+    assert ca.issue([HOST], issuer=other).chain == (other.certificate, ca.intermediate.certificate)
+    chain = (other.certificate, ca.intermediate.certificate, ca.root.certificate)
+    assert ca.issue([HOST], issuer=other, send_root=True).chain == chain

@@ -4,6 +4,7 @@ import asyncio
 
 import dns.asyncquery
 import dns.asyncresolver
+import dns.edns
 import dns.exception
 import dns.flags
 import dns.message
@@ -184,6 +185,23 @@ async def test_ad_for_signed_domains_where_it_is_asked_for(lab: Lab, name: str, 
     lab.dns.sign("signed.test")
     lab.dns.a(name, "127.0.0.9")
     assert bool((await ask(lab, name, "A", ad=ask_ad)).flags & dns.flags.AD) is authentic
+
+
+@pytest.mark.parametrize(("target", "authentic"), [("b.signed.test", True), ("b.unsigned.test", False)])
+async def test_an_alias_is_as_secure_as_all_that_it_leads_to(lab: Lab, target: str, authentic: bool) -> None:
+    lab.dns.sign("signed.test")
+    lab.dns.cname("a.signed.test", target)
+    lab.dns.a(target, "127.0.0.9")
+    assert bool((await ask(lab, "a.signed.test", "A", ad=True)).flags & dns.flags.AD) is authentic
+
+
+async def test_a_bogus_answer_is_servfail_and_says_so(lab: Lab) -> None:
+    lab.dns.tlsa("mx.shop.test", f"3 1 1 {'00' * 32}")
+    assert len((await ask(lab, "_25._tcp.mx.shop.test", "TLSA")).answer) == 1
+    lab.dns.override("_25._tcp.mx.shop.test", "TLSA", DnsFault.BOGUS)
+    response = await ask(lab, "_25._tcp.mx.shop.test", "TLSA")
+    assert response.rcode() == dns.rcode.SERVFAIL
+    assert [option.code for option in response.options if isinstance(option, dns.edns.EDEOption)] == [6]
 
 
 async def test_a_stub_resolver_works_with_it(lab: Lab) -> None:
