@@ -31,7 +31,10 @@ class GaveWayError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The right to have one connection to a host of a destination."""
+    """The right to have one connection to a host of a destination.
+
+    `firm`: it has come to a session. `address`: where one stands that nothing is wrong with.
+    """
 
     destination: str
     mx_host: str
@@ -39,12 +42,8 @@ class Slot:
     taken_at: float
     gives_way_at: float | None = None
     deadline: asyncio.Timeout | None = None
+    firm: bool = False
     address: IPAddress | None = None
-
-    @property
-    def firm(self) -> bool:
-        """Whether a session stands, so that the slot is kept however long the host takes."""
-        return self.address is not None
 
     def give_way_at(self, when: float | None) -> None:
         self.gives_way_at = when
@@ -138,8 +137,10 @@ class Slots:
 
     def opened(self, slot: Slot, address: IPAddress) -> None:
         """The session stands: from here on its slot is kept, however long the host takes."""
-        slot.address = address
+        slot.firm = True
         slot.give_way_at(None)
+        self._end_session(slot)
+        slot.address = address
         self._table.session_began(slot.mx_host, address)
         self._press()
 

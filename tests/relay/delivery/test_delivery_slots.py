@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from relay.delivery.slot_table import PROVEN_SECONDS, Demand, SlotSettings, SlotTable, Standing
 from relay.delivery.slots import GaveWayError, Slots
+from relay.queue.attempt import FailureKind, HostFailure, Phase
+from relay.status import Reply
 
 ADDRESS = ip_address("198.41.0.1")
 SETTINGS = SlotSettings(max_connections=40, max_connections_per_destination=4)
@@ -236,6 +238,33 @@ async def test_nobody_gives_way_who_has_a_session_or_while_nobody_waits() -> Non
     alone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await alone
+
+
+async def test_who_has_come_to_a_session_does_not_give_way_even_if_the_host_fails_it_then() -> None:
+    slots = make_slots(line_seconds=0.0, connections=4)
+    async with slots.hold("a.test", "mx.a.test") as slot:
+        slots.opened(slot, ADDRESS)
+        overloaded = HostFailure(kind=FailureKind.TIMEOUT, detail="x")
+        assert not slots.refused(slot, ADDRESS, overloaded, Phase.DATA)
+        waiting = asyncio.create_task(slots.acquire("b.test", "mx.b.test"))
+        await asyncio.sleep(0.02)
+        assert slot.gives_way_at is None
+    slots.give_back(await waiting)
+
+
+async def test_only_a_host_with_sessions_at_the_same_address_has_connections_enough() -> None:
+    slots = make_slots(connections=40)
+    for _ in range(10):
+        slots.succeeded("a.test", "mx.test")
+    full = HostFailure(kind=FailureKind.REPLY, detail="x", reply=Reply(421, ("x",)))
+    async with slots.hold("a.test", "mx.test") as first, slots.hold("a.test", "mx.test") as second:
+        assert not slots.refused(second, ADDRESS, full, Phase.GREETING), "nobody has come to a session"
+        slots.opened(first, ADDRESS)
+        assert not slots.refused(second, ip_address("198.41.0.2"), full, Phase.GREETING), "that one may be dead"
+        assert slots.refused(second, ADDRESS, full, Phase.GREETING)
+        assert not slots.refused(first, ADDRESS, full, Phase.MAIL), "it has the connection"
+    async with slots.hold("a.test", "mx.test") as second:
+        assert not slots.refused(second, ADDRESS, full, Phase.GREETING), "the other has ended"
 
 
 async def test_a_time_out_of_the_body_is_its_own() -> None:
