@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from policy.findings import CachedPolicy, FetchFailure
-from relay.queue.attempt import Attempt, Outcome
-from relay.queue.message import Job, Message, NewMessage, Recipient
+from relay.queue.attempt import Attempt, HostAttempt, Outcome
+from relay.queue.message import Job, Message, NewMessage
 from relay.queue.notice import NoticeKind
 from relay.store.protocols import QueueEntry, SettledRecipient, StoreError, Verdict
 
@@ -21,6 +21,12 @@ _SETTLED = {
     Verdict.FAILED: "recipient.failed",
     Verdict.QUEUED: "recipient.deferred",
 }
+
+
+def _tell(event: str, fields: dict[str, object]) -> None:
+    """Log an event of each message. logging takes fields as they are, where it would check and copy every `extra`."""
+    log.info(event, fields)
+
 
 # -- process --------------------------------------------------------------------------------------------------
 
@@ -129,9 +135,9 @@ def ingress_store_failed(error: str) -> None:
 def message_accepted(message: NewMessage) -> None:
     """A message is committed, and its client is told so; the relay is responsible from here."""
     client = message.client
-    log.info(
+    _tell(
         "message.accepted",
-        extra={
+        {
             "queue_id": message.queue_id,
             "message_id": message.message_id,
             "client": client.address,
@@ -229,26 +235,31 @@ def policy_unknown_given_up(policy_domain: str) -> None:
 # -- delivery -------------------------------------------------------------------------------------------------
 
 
-def recipient_settled(
-    job: Job, recipient: Recipient, settled: SettledRecipient, attempt: Attempt, retry_in: timedelta | None
+def recipients_settled(
+    job: Job, recipients: Iterable[SettledRecipient], attempt: Attempt, retry_in: timedelta | None
 ) -> None:
     """One line per recipient and attempt; the operator greps these."""
-    outcome = next((one for one in attempt.outcomes if one.recipient_id == recipient.id), None)
-    waits = settled.verdict is Verdict.QUEUED
-    log.info(
-        _SETTLED[settled.verdict],
-        extra=_job_fields(job)
-        | {"forward_path": recipient.forward_path, "status": str(settled.status), "diagnostic": settled.diagnostic}
-        | _outcome_fields(outcome, attempt)
-        | _policy_fields(attempt)
-        | {
-            "attempt": attempt.number,
-            "accepted_at": job.message.accepted_at.isoformat(),
-            "started_at": attempt.started_at.isoformat(),
-            "finished_at": attempt.finished_at.isoformat(),
-            "retry_in_seconds": retry_in.total_seconds() if retry_in and waits else None,
-        },
-    )
+    settled = {one.recipient_id: one for one in recipients}
+    outcomes = {one.recipient_id: one for one in attempt.outcomes}
+    hosts: dict[tuple[str | None, str | None], HostAttempt] = {
+        (host.mx_host, host.address): host for host in attempt.hosts
+    }
+    retry_in_seconds = retry_in.total_seconds() if retry_in else None
+    job_fields, attempt_fields = _job_fields(job), _attempt_fields(job, attempt)
+    for recipient in job.recipients:
+        one, outcome = settled[recipient.id], outcomes[recipient.id]
+        _tell(
+            _SETTLED[one.verdict],
+            {
+                **job_fields,
+                "forward_path": recipient.forward_path,
+                "status": str(one.status),
+                "diagnostic": one.diagnostic,
+                **_outcome_fields(outcome, hosts.get((outcome.remote_mta, outcome.remote_address))),
+                **attempt_fields,
+                "retry_in_seconds": retry_in_seconds if one.verdict is Verdict.QUEUED else None,
+            },
+        )
 
 
 def policy_changed_in_attempt(job: Job, old_id: str | None, new_id: str | None) -> None:
@@ -283,18 +294,8 @@ def _job_fields(job: Job) -> dict[str, object]:
     return _message_fields(job.message) | {"destination": job.destination}
 
 
-def _outcome_fields(outcome: Outcome | None, attempt: Attempt) -> dict[str, object]:
+def _outcome_fields(outcome: Outcome, host: HostAttempt | None) -> dict[str, object]:
     """The host that decided, how it was reached, and what it said."""
-    if outcome is None:
-        return {}
-    host = next(
-        (
-            host
-            for host in reversed(attempt.hosts)
-            if (host.mx_host, host.address) == (outcome.remote_mta, outcome.remote_address)
-        ),
-        None,
-    )
     tls = host.tls if host else None
     return {
         "mx": outcome.remote_mta,
@@ -307,13 +308,18 @@ def _outcome_fields(outcome: Outcome | None, attempt: Attempt) -> dict[str, obje
     }
 
 
-def _policy_fields(attempt: Attempt) -> dict[str, object]:
+def _attempt_fields(job: Job, attempt: Attempt) -> dict[str, object]:
+    """What all recipients of an attempt have in common."""
     policy = attempt.policy
     return {
         "policy_id": policy.record_id if policy else None,
         "policy_mode": policy.mode if policy else None,
         "policy_problem": attempt.policy_problem or None,
         "record_checked": attempt.record_checked,
+        "attempt": attempt.number,
+        "accepted_at": job.message.accepted_at.isoformat(),
+        "started_at": attempt.started_at.isoformat(),
+        "finished_at": attempt.finished_at.isoformat(),
     }
 
 

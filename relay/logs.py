@@ -9,15 +9,16 @@ loop and the thread do not take turns for each of them; a line is late by GATHER
 import contextlib
 import json
 import logging
-import logging.handlers
-import queue
 import sys
 import threading
 import time
 import traceback
+from collections import deque
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from relay.printable import printable
 
@@ -29,8 +30,14 @@ _MAX_TRACEBACK = 20_000
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
-def fields(record: logging.LogRecord) -> dict[str, object]:
-    """Return what the event was logged with, beyond what every record has."""
+# Taken down for each record otherwise, and shown in no line (Python's logging HOWTO, "Optimization").
+_NOT_ASKED = {"_srcfile": None, "logThreads": False, "logProcesses": False, "logMultiprocessing": False}
+
+
+def fields(record: logging.LogRecord) -> Mapping[str, object]:
+    """Return what the event was logged with, beyond what every record has: its argument, or its `extra`."""
+    if isinstance(record.args, dict) and record.name == "relay":
+        return record.args
     return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
 
 
@@ -41,18 +48,20 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
+        head: dict[str, object] = {
             "ts": _time(record),
             "level": record.levelname.lower(),
             "event": record.getMessage()[:_MAX_VALUE],
         }
-        for name, value in fields(record).items():
-            line.setdefault(name, value[:_MAX_VALUE] if isinstance(value, str) else value)
+        line = {**head, **fields(record), **head}
         if record.name != "relay":
             line["logger"] = record.name
+        text = _encode(line)
+        if len(text) > _MAX_VALUE:  # or no value in it can be too long
+            text = _encode({name: _cut(value) for name, value in line.items()})
         if (told := _traceback(record)) is not None:
-            line["traceback"] = told
-        return _encode(line).replace("\x7f", "\\u007f")
+            text = f'{text[:-1]},"traceback":{_encode(told)}}}'
+        return text.replace("\x7f", "\\u007f")
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -69,7 +78,17 @@ class ConsoleFormatter(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, rest = divmod(record.created, 1)
+    return f"{_date(seconds)}.{int(rest * 1000):03}Z"
+
+
+@lru_cache(maxsize=1)
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _cut(value: object) -> object:
+    return value[:_MAX_VALUE] if isinstance(value, str) else value
 
 
 def _traceback(record: logging.LogRecord) -> str | None:
@@ -87,41 +106,45 @@ def _shown(value: object) -> str:
 _encode = json.JSONEncoder(default=_shown, separators=(",", ":")).encode
 
 
-class _QueueHandler(logging.handlers.QueueHandler):
-    """Puts records into the bounded queue as they are; the writer's thread formats them."""
+class _Waiting(logging.Handler):
+    """Records on their way to the writer, as they are; the writer's thread formats them."""
 
-    def __init__(self, records: "queue.Queue[logging.LogRecord | None]") -> None:
-        super().__init__(records)
-        self._records = records
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.records: deque[logging.LogRecord] = deque()
+        self.some = threading.Event()
+        self.room = threading.Event()
+        self._most = most
         self._dropped = 0
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        waits = record.levelno >= logging.ERROR
-        try:
-            if self._dropped:
-                self._records.put(_dropped_record(self._dropped), block=waits)
-                self._dropped = 0
-            self._records.put(record, block=waits)
-        except queue.Full:
-            self._dropped += 1
+    def emit(self, record: logging.LogRecord) -> None:
+        while len(self.records) >= self._most:
+            if record.levelno < logging.ERROR:
+                self._dropped += 1
+                return
+            self.room.clear()
+            if len(self.records) >= self._most:
+                self.room.wait()
+        if self._dropped:
+            self.records.append(_dropped_record(self._dropped))
+            self._dropped = 0
+        self.records.append(record)
+        if not self.some.is_set():
+            self.some.set()
 
 
 def _dropped_record(count: int) -> logging.LogRecord:
-    record = logging.LogRecord("relay", logging.WARNING, __file__, 0, "log.dropped", None, None)
-    record.records = count
-    return record
+    return logging.LogRecord("relay", logging.WARNING, __file__, 0, "log.dropped", ({"records": count},), None)
 
 
 class _Writer:
-    """Formats and writes records in its own thread, until it meets a None."""
+    """Formats and writes records in its own thread, until it is stopped."""
 
-    def __init__(self, records: "queue.Queue[logging.LogRecord | None]", stream: TextIO) -> None:
+    def __init__(self, waiting: _Waiting, stream: TextIO) -> None:
         self.formatter: logging.Formatter = JsonFormatter()
-        self._records = records
+        self._waiting = waiting
         self._stream = stream
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def start(self) -> None:
@@ -129,29 +152,29 @@ class _Writer:
 
     def stop(self) -> None:
         """Return when all has been written."""
-        self._records.put(None)
+        self._stopping = True
+        self._waiting.some.set()
         self._thread.join()
 
     def _run(self) -> None:
-        going_on = True
-        while going_on:
-            going_on = self._write_some()
+        waiting = self._waiting
+        while not self._stopping or waiting.records:
+            waiting.some.wait()
+            if waiting.records and waiting.records[0].levelno < logging.ERROR and not self._stopping:
+                time.sleep(GATHER_SECONDS)
+            waiting.some.clear()  # before the look: what comes after it sets this again
+            while waiting.records:
+                self._write_some()
 
-    def _write_some(self) -> bool:
-        """Wait for a record, then write what has come until a moment later; False at the end."""
-        record = self._records.get()
-        if record is not None and record.levelno < logging.ERROR:
-            time.sleep(GATHER_SECONDS)
+    def _write_some(self) -> None:
+        records = self._waiting.records
         lines: list[str] = []
-        while record is not None:
-            lines.append(self._line(record))
-            if self._records.empty() or len(lines) == _WRITTEN_AT_ONCE:
-                break
-            record = self._records.get()
+        while records and len(lines) < _WRITTEN_AT_ONCE:
+            lines.append(self._line(records.popleft()))
+        self._waiting.room.set()
         with contextlib.suppress(OSError, ValueError):  # who closed the log does not want it
             self._stream.write("".join(lines))
             self._stream.flush()
-        return record is not None
 
     def _line(self, record: logging.LogRecord) -> str:
         try:
@@ -164,10 +187,9 @@ class LogOutput:
     """A context manager: inside it, all log records go to the stream; on leaving, all of them have been written."""
 
     def __init__(self, stream: TextIO | None = None, *, queued_records: int = _QUEUED_RECORDS) -> None:
-        records: queue.Queue[logging.LogRecord | None] = queue.Queue(queued_records)
-        self._handler = _QueueHandler(records)
-        self._writer = _Writer(records, stream or sys.stderr)
-        self._before: tuple[list[logging.Handler], int] = ([], logging.WARNING)
+        self._handler = _Waiting(queued_records)
+        self._writer = _Writer(self._handler, stream or sys.stderr)
+        self._before: tuple[list[logging.Handler], int, dict[str, Any]] = ([], logging.WARNING, {})
 
     def configure(self, form: str, level: str) -> None:
         """Set `log.format` and `log.level`. Libraries are heard from WARNING on."""
@@ -177,7 +199,8 @@ class LogOutput:
 
     def __enter__(self) -> Self:
         root = logging.getLogger()
-        self._before = (root.handlers[:], root.level)
+        self._before = (root.handlers[:], root.level, {name: getattr(logging, name) for name in _NOT_ASKED})
+        vars(logging).update(_NOT_ASKED)
         root.handlers[:] = [self._handler]
         root.setLevel(logging.WARNING)
         logging.captureWarnings(capture=True)
@@ -187,6 +210,7 @@ class LogOutput:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         logging.captureWarnings(capture=False)
         root = logging.getLogger()
-        root.handlers[:], level = self._before
+        root.handlers[:], level, asked = self._before
         root.setLevel(level)
+        vars(logging).update(asked)
         self._writer.stop()

@@ -318,11 +318,7 @@ class DeliveryWorker:
 
     def _tell(self, decision: Decision) -> None:
         self._tally.attempt(decision)
-        settled = {one.recipient_id: one for one in decision.recipients}
-        for recipient in decision.job.recipients:
-            events.recipient_settled(
-                decision.job, recipient, settled[recipient.id], decision.attempt, decision.retry_in
-            )
+        events.recipients_settled(decision.job, decision.recipients, decision.attempt, decision.retry_in)
         if decision.hold is HoldReason.DOUBLE_BOUNCE:
             events.double_bounce_held(decision.job)
 

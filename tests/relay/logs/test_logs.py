@@ -63,6 +63,48 @@ def test_values_are_bounded(formatter: logging.Formatter) -> None:
     assert len(formatter.format(record("x" * 100_000, diagnostic="x" * 100_000, other=["y" * 100_000]))) < 103_500
 
 
+def test_fields_may_be_the_argument_of_an_event_of_ours() -> None:
+    made = logging.LogRecord("relay", logging.INFO, "f", 1, "x.y", ({"mx": "a%sb", "event": "z"},), None)
+    assert json.loads(JsonFormatter().format(made)) | {"ts": ""} == {
+        "ts": "",
+        "level": "info",
+        "event": "x.y",
+        "mx": "a%sb",
+    }
+    assert ConsoleFormatter().format(made).endswith("x.y mx=a%sb event=z")
+
+
+def test_what_a_library_formats_into_its_message_is_no_field() -> None:
+    made = logging.LogRecord("lib", logging.WARNING, "f", 1, "%(shown)s", ({"shown": 1, "secret": 2},), None)
+    assert json.loads(JsonFormatter().format(made)) | {"ts": ""} == {
+        "ts": "",
+        "level": "warning",
+        "event": "1",
+        "logger": "lib",
+    }
+
+
+@pytest.mark.parametrize("length", [1000, 1001, 5000])
+def test_a_long_value_is_cut_and_the_others_are_whole(length: int) -> None:
+    line = json.loads(JsonFormatter().format(record("x.y", long="é" * length, number=10**1200, other="z" * 900)))
+    assert line["long"] == "é" * 1000
+    assert (line["number"], line["other"]) == (10**1200, "z" * 900)
+
+
+@pytest.mark.parametrize(
+    ("created", "ts"),
+    [
+        (1_700_000_000.0, "2023-11-14T22:13:20.000Z"),
+        (1_700_000_000.9996, "2023-11-14T22:13:20.999Z"),
+        (1_700_000_001.0625, "2023-11-14T22:13:21.062Z"),
+    ],
+)
+def test_the_time_is_of_the_record(created: float, ts: str) -> None:
+    made = record("x.y")
+    made.created = created
+    assert json.loads(JsonFormatter().format(made))["ts"] == ts
+
+
 def test_an_exception_is_inside_the_json_line() -> None:
     error = ValueError("bad\nthing")
     made = record("task.died")
@@ -88,6 +130,12 @@ def test_all_is_written_on_leaving_and_the_level_counts() -> None:
             log.info("event.%s", number)
     events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
     assert events == [f"event.{number}" for number in range(500)]
+
+
+def test_what_no_line_shows_is_not_asked_for_meanwhile() -> None:
+    with LogOutput(io.StringIO()):
+        assert logging.LogRecord("relay", logging.INFO, "f", 1, "x", None, None).threadName is None
+    assert logging.LogRecord("relay", logging.INFO, "f", 1, "x", None, None).threadName == "MainThread"
 
 
 class StuckStream(io.StringIO):
