@@ -92,8 +92,8 @@ class TlsaRecord:
     data: bytes
 
     def __str__(self) -> str:
-        """As in a zone file; long data is cut short."""
-        shown = self.data[:64].hex() + ("..." if len(self.data) > 64 else "")
+        """As in a zone file; the data is cut short."""
+        shown = self.data[:12].hex() + ("..." if len(self.data) > 12 else "")
         return f"{self.usage} {self.selector} {self.matching_type} {shown}"
 
 

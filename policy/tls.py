@@ -157,6 +157,7 @@ _VERIFY_CODES = {
     20: "UntrustedRoot",  # issuer not to be found locally, or an intermediate is missing
     21: "UntrustedRoot",  # the first certificate cannot be verified
     23: "CertificateRevoked",
+    25: "BasicConstraintsError",  # too many certificates below one that limits them
     26: "WrongKeyUsage",
     47: "NameConstraintsError",
     48: "NameConstraintsError",

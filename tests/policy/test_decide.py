@@ -4,9 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from policy.decide import Enforcement, decide, effective_mode
+from policy.answers import TlsaRecord, Unknown, UnknownReason
+from policy.decide import DaneMode, Enforcement, Precedence, decide, effective_mode
+from policy.findings import NoTlsa, SecureTlsa, TlsaFindings, TlsaUnknown
 from policy.mta_sts import Mode, Policy
-from policy.requirement import Level, MxMatch, Refusal, RefusalReason, Requirement
+from policy.requirement import DaneDemand, Level, MxMatch, Refusal, RefusalReason, Requirement, ResultType
 
 IN = "mx.x.test"
 OUT = "mx.evil.test"
@@ -81,3 +83,154 @@ def test_a_long_list_of_hosts_is_cut_short() -> None:
 @pytest.mark.parametrize("enforcement", list(Enforcement))
 def test_no_policy_is_mode_none(enforcement: Enforcement) -> None:
     assert effective_mode(None, enforcement) is Mode.NONE
+
+
+# DANE (RFC 7672).
+
+DAY = timedelta(days=1)
+EE = TlsaRecord(usage=3, selector=1, matching_type=1, data=bytes(32))
+PKIX = TlsaRecord(usage=1, selector=1, matching_type=1, data=bytes(32))
+BASE = "mail.p.test"
+NO_TLSA = NoTlsa(detail="DNSSEC shows no TLSA records of mx.x.test", ttl=DAY)
+DEMAND = DaneDemand(base_domain=BASE, reference_names=(BASE, "x.test"), records=(EE,))
+ENCRYPT = DaneDemand(base_domain=BASE, reference_names=(BASE, "x.test"), records=())
+
+
+def secure(*records: TlsaRecord, mx_secure: bool = True) -> SecureTlsa:
+    return SecureTlsa(base_domain=BASE, reference_names=(BASE, "x.test"), records=records, mx_secure=mx_secure, ttl=DAY)
+
+
+def tlsa_unknown(reason: UnknownReason) -> TlsaUnknown:
+    return TlsaUnknown(name="_25._tcp.mx.x.test", unknown=Unknown(reason=reason, detail="127.0.0.1: SERVFAIL"))
+
+
+@pytest.mark.rfc("7672-2.2-a", "7672-2.2-b", "7672-2.2-c", "7672-2.2-f", "7672-3.1.3-a", "7672-3.2-a", "7672-2.2.1-f")
+@pytest.mark.parametrize(
+    ("tlsa", "demand"),
+    [
+        (None, None),
+        (NO_TLSA, None),
+        (secure(EE), DEMAND),
+        (secure(PKIX, EE), DEMAND),
+        (secure(EE, mx_secure=False), DEMAND),
+        (secure(PKIX), ENCRYPT),
+        (secure(TlsaRecord(usage=3, selector=1, matching_type=1, data=b"short")), ENCRYPT),
+    ],
+)
+def test_what_dane_demands(tlsa: TlsaFindings | None, demand: DaneDemand | None) -> None:
+    asked = decide(IN, None, tlsa)
+    assert asked == Requirement(level=Level.OPPORTUNISTIC, mx_host=IN, dane=demand)
+    assert isinstance(asked, Requirement)
+    assert asked.demands_tls is (demand is not None)
+
+
+@pytest.mark.rfc("7672-9.1-b", "7672-9.1-c")
+@pytest.mark.parametrize("tlsa", [None, NO_TLSA, secure(EE), secure(PKIX), tlsa_unknown(UnknownReason.BOGUS)])
+def test_dane_that_is_off_demands_nothing(tlsa: TlsaFindings | None) -> None:
+    assert decide(IN, None, tlsa, dane=DaneMode.OFF) == Requirement(level=Level.OPPORTUNISTIC, mx_host=IN)
+
+
+@pytest.mark.rfc("7672-2.1.2-d", "7672-2.1.2-e", "7672-2.2-e", "7672-h-a", "7672-h-0", "8461-2-a", "6698-4.1-a")
+@pytest.mark.parametrize("dane", [DaneMode.OPPORTUNISTIC, DaneMode.MANDATORY])
+@pytest.mark.parametrize("sts", [None, policy(Mode.NONE), policy(Mode.TESTING), policy(Mode.ENFORCE)])
+@pytest.mark.parametrize("reason", list(UnknownReason))
+def test_a_host_whose_records_cannot_be_had_is_not_contacted_and_no_policy_rescues_it(
+    dane: DaneMode, sts: Policy | None, reason: UnknownReason
+) -> None:
+    refusal = decide(IN, sts, tlsa_unknown(reason), dane=dane)
+    bogus = reason is UnknownReason.BOGUS
+    assert refusal == Refusal(
+        mx_host=IN,
+        reason=RefusalReason.DNSSEC_BOGUS if bogus else RefusalReason.TLSA_UNKNOWN,
+        detail=f"_25._tcp.mx.x.test: {reason.value}: 127.0.0.1: SERVFAIL",
+    )
+
+
+@pytest.mark.rfc("7672-2.2-g", "7672-2.2.1-e", "7672-6-a", "7671-14-a")
+@pytest.mark.parametrize(
+    ("tlsa", "reason", "result_type"),
+    [
+        (None, RefusalReason.DANE_REQUIRED, ResultType.DANE_REQUIRED),
+        (NO_TLSA, RefusalReason.DANE_REQUIRED, ResultType.DANE_REQUIRED),
+        (secure(EE, mx_secure=False), RefusalReason.DANE_REQUIRED, ResultType.DANE_REQUIRED),
+        (secure(PKIX), RefusalReason.TLSA_UNUSABLE, ResultType.TLSA_INVALID),
+        (tlsa_unknown(UnknownReason.BOGUS), RefusalReason.DNSSEC_BOGUS, ResultType.DNSSEC_INVALID),
+        (tlsa_unknown(UnknownReason.TIMEOUT), RefusalReason.TLSA_UNKNOWN, ResultType.DNSSEC_INVALID),
+    ],
+)
+def test_mandatory_dane_refuses_what_it_cannot_authenticate(
+    tlsa: TlsaFindings | None, reason: RefusalReason, result_type: ResultType
+) -> None:
+    refusal = decide(IN, policy(Mode.ENFORCE), tlsa, dane=DaneMode.MANDATORY)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, refusal.reason.result_type) == (reason, result_type)
+    assert refusal.detail.isprintable()
+
+
+def test_mandatory_dane_is_content_with_usable_records() -> None:
+    assert decide(IN, None, secure(EE), dane=DaneMode.MANDATORY) == Requirement(
+        level=Level.OPPORTUNISTIC, mx_host=IN, dane=DEMAND
+    )
+
+
+def test_all_that_a_policy_refuses_is_a_validation_failure() -> None:
+    assert RefusalReason.MX_NOT_IN_POLICY.result_type is ResultType.VALIDATION_FAILURE
+
+
+@pytest.mark.rfc("8461-2-b", "7672-h-b", "7672-h-0", "7672-3.2-b")
+@pytest.mark.parametrize("precedence", list(Precedence))
+@pytest.mark.parametrize(
+    ("mode", "tlsa", "demand", "level"),
+    [
+        (Mode.NONE, secure(EE), DEMAND, Level.OPPORTUNISTIC),
+        (Mode.TESTING, secure(EE), DEMAND, Level.TESTING),
+        (Mode.ENFORCE, secure(EE), DEMAND, Level.VERIFIED),
+        (Mode.ENFORCE, secure(PKIX), ENCRYPT, Level.VERIFIED),
+        (Mode.TESTING, secure(PKIX), ENCRYPT, Level.TESTING),
+        (Mode.ENFORCE, NO_TLSA, None, Level.VERIFIED),
+    ],
+)
+def test_with_both_both_must_pass_unless_the_operator_puts_dane_first(
+    precedence: Precedence, mode: Mode, tlsa: TlsaFindings, demand: DaneDemand | None, level: Level
+) -> None:
+    alone = precedence is Precedence.DANE_FIRST and demand == DEMAND
+    asked = decide(IN, policy(mode), tlsa, precedence=precedence)
+    assert isinstance(asked, Requirement)
+    assert asked.level is (Level.OPPORTUNISTIC if alone else level)
+    assert asked.dane == demand
+
+
+@pytest.mark.rfc("8461-2-b")
+def test_a_host_that_is_not_in_the_policy_takes_mail_only_where_dane_comes_first_and_authenticates() -> None:
+    sts = policy(Mode.ENFORCE)
+    assert isinstance(decide(OUT, sts, secure(EE)), Refusal)
+    assert isinstance(decide(OUT, sts, secure(PKIX), precedence=Precedence.DANE_FIRST), Refusal)
+    assert isinstance(decide(OUT, sts, NO_TLSA, precedence=Precedence.DANE_FIRST), Refusal)
+    assert decide(OUT, sts, secure(EE), precedence=Precedence.DANE_FIRST) == Requirement(
+        level=Level.OPPORTUNISTIC, mx_host=OUT, dane=DEMAND
+    )
+
+
+@pytest.mark.rfc("7672-8.1-a", "7671-7-a", "8461-7.1-b")
+@pytest.mark.parametrize(
+    ("mode", "tlsa", "server_name"),
+    [
+        (Mode.NONE, NO_TLSA, IN),
+        (Mode.ENFORCE, NO_TLSA, IN),
+        (Mode.NONE, secure(EE), BASE),
+        (Mode.NONE, secure(PKIX), BASE),
+        (Mode.ENFORCE, secure(EE), IN),
+        (Mode.TESTING, secure(EE), IN),
+    ],
+)
+def test_the_name_that_is_sent(mode: Mode, tlsa: TlsaFindings, server_name: str) -> None:
+    asked = decide(IN, policy(mode), tlsa)
+    assert isinstance(asked, Requirement)
+    assert asked.server_name == server_name
+
+
+def test_the_requirement_is_the_same_in_whatever_order_the_records_come() -> None:
+    other = TlsaRecord(usage=2, selector=0, matching_type=1, data=bytes(32))
+    one, two = decide(IN, None, secure(EE, other)), decide(IN, None, secure(other, EE))
+    assert one == two
+    assert hash(one) == hash(two)

@@ -12,13 +12,14 @@ import dns.message
 import dns.name
 import dns.rcode
 import dns.rdata
+import dns.rdtypes.tlsabase
 import dns.rrset
 import pytest
 from dns_server import Zone, failing, serving, silent
 from policy_fakes import ManualClock
 
-from policy.answers import Absence, Absent, Answer, Found, MxRecord, Unknown, UnknownReason
-from policy.nameservers import IpFamily, NameServer, TrustAd
+from policy.answers import Absence, Absent, Answer, Found, MxRecord, TlsaRecord, Unknown, UnknownReason
+from policy.nameservers import DnssecSupport, IpFamily, NameServer, TrustAd
 from policy.observer import DnsResult, NullObserver, RecordType
 from policy.resolver import MAX_TTL, UNKNOWN_TTL, DnsResolver, system_nameservers
 
@@ -426,6 +427,195 @@ async def test_an_answer_without_ad_is_not_authentic(bench: Bench) -> None:
     answer = await bench.resolver(trust_ad=TrustAd.YES).mx("x.test")
     assert isinstance(answer, Found)
     assert not answer.authentic
+
+
+@pytest.mark.rfc("7672-2.1.1-a", "7672-2.1.1-k")
+@pytest.mark.parametrize(("trust_ad", "asks"), [(TrustAd.AUTO, True), (TrustAd.NO, False)])
+async def test_dnssec_is_asked_for_where_it_counts_and_never_left_unchecked(
+    bench: Bench, trust_ad: TrustAd, asks: bool
+) -> None:
+    seen: list[dns.message.Message] = []
+
+    def keep(query: dns.message.Message) -> bytes:
+        seen.append(query)
+        return dns.message.make_response(query).to_wire()
+
+    bench.zone.rules["mx.test", "TLSA"] = keep
+    await bench.resolver(trust_ad=trust_ad).tlsa("mx.test")
+    assert bool(seen[0].ednsflags & dns.flags.DO) is asks
+    assert seen[0].flags & dns.flags.AD
+    assert not seen[0].flags & dns.flags.CD
+
+
+@pytest.mark.rfc("7672-2.1.1-c", "7672-2.1.1-d", "7672-2.1.1-b", "6698-4.1-b")
+@pytest.mark.parametrize(
+    ("address", "trust_ad", "believed"),
+    [
+        ("127.0.0.1", TrustAd.AUTO, True),
+        ("127.0.0.1", TrustAd.NO, False),
+        ("192.0.2.1", TrustAd.AUTO, False),
+        ("192.0.2.1", TrustAd.YES, True),
+    ],
+)
+async def test_one_name_server_that_is_not_near_takes_the_trust_from_all(
+    bench: Bench, address: str, trust_ad: TrustAd, believed: bool
+) -> None:
+    bench.zone.authentic = True
+    bench.zone.add("mx.test", "A", "192.0.2.1")
+    resolver = DnsResolver(
+        nameservers=[bench.server, NameServer(address=address)], timer=bench.clock.seconds, trust_ad=trust_ad
+    )
+    answer = await resolver.addresses("mx.test")
+    assert isinstance(answer, Found)
+    assert answer.authentic is believed
+
+
+@pytest.mark.rfc("6698-2-a")
+async def test_tlsa_records_are_as_published(bench: Bench) -> None:
+    bench.zone.authentic = True
+    bench.zone.add("_25._tcp.mx.test", "TLSA", f"3 1 1 {'ab' * 32}", "255 254 253 00ff")
+    answer = await bench.resolver().tlsa("_25._tcp.mx.test")
+    assert set(records(answer)) == {
+        TlsaRecord(usage=3, selector=1, matching_type=1, data=b"\xab" * 32),
+        TlsaRecord(usage=255, selector=254, matching_type=253, data=b"\x00\xff"),
+    }
+    assert isinstance(answer, Found)
+    assert answer.authentic
+
+
+@pytest.mark.rfc("6698-4.1-c")
+async def test_a_digest_of_the_wrong_length_does_not_take_the_others_with_it(bench: Bench) -> None:
+    bench.zone.add("_25._tcp.mx.test", "TLSA", "3 1 1 abcd", "3 1 2 ab", f"3 1 1 {'ab' * 32}", r"\# 3 030101")
+    assert len(records(await bench.resolver().tlsa("_25._tcp.mx.test"))) == 4
+
+
+@pytest.mark.rfc("7672-2.1.1-i")
+async def test_a_tlsa_record_that_is_cut_off_makes_the_answer_unknown(bench: Bench) -> None:
+    def reply(query: dns.message.Message) -> bytes:
+        response = dns.message.make_response(query)
+        response.answer.append(dns.rrset.from_text("_25._tcp.mx.test.", 300, "IN", "TLSA", "3 1 0 aa"))
+        return response.to_wire().replace(b"\x00\x04\x03\x01\x00\xaa", b"\x00\x02\x03\x01")
+
+    bench.zone.rules["_25._tcp.mx.test", "TLSA"] = reply
+    assert isinstance(await bench.resolver(timeout=0.4).tlsa("_25._tcp.mx.test"), Unknown)
+    assert bench.zone.asked
+
+
+async def test_an_answer_of_very_many_records_comes_over_tcp(bench: Bench) -> None:
+    bench.zone.truncate_udp = True
+    bench.zone.add("_25._tcp.mx.test", "TLSA", *(f"3 1 1 {number:064x}" for number in range(1000)))
+    assert len(records(await bench.resolver().tlsa("_25._tcp.mx.test"))) == 1000
+    assert [transport for _, _, transport in bench.zone.asked] == ["udp", "tcp"]
+
+
+@pytest.mark.rfc("7672-2.1.1-l")
+async def test_a_cached_answer_keeps_its_ad_bit_for_its_ttl(bench: Bench) -> None:
+    bench.zone.authentic = True
+    bench.zone.ttl = 60
+    bench.zone.add("mx.test", "TLSA", f"3 1 1 {'ab' * 32}")
+    resolver = bench.resolver()
+    await resolver.tlsa("mx.test")
+    bench.zone.authentic = False
+    bench.clock.move(59 * SECOND)
+    answers = [await resolver.tlsa("mx.test")]
+    bench.clock.move(SECOND)
+    answers.append(await resolver.tlsa("mx.test"))
+    assert [isinstance(answer, Found) and answer.authentic for answer in answers] == [True, False]
+
+
+@pytest.mark.rfc("7672-2.1.1-h")
+@pytest.mark.parametrize("authentic", [True, False])
+async def test_there_being_no_tlsa_is_an_answer_secure_or_not(bench: Bench, authentic: bool) -> None:
+    bench.zone.authentic = authentic
+    bench.zone.add("nodata.test", "A", "192.0.2.1")
+    for name in ("nodata.test", "nxdomain.test"):
+        answer = await bench.resolver().tlsa(name)
+        assert isinstance(answer, Absent)
+        assert answer.authentic is authentic
+
+
+@pytest.mark.rfc("7672-2.1.3-a", "7672-2.1.3-b", "7672-2.1.3-c", "7672-2.1.3-d")
+@pytest.mark.parametrize("insecure", [None, "a.test", "b.test", "c.test"])
+@pytest.mark.parametrize("chase", [True, False])
+async def test_a_chain_is_secure_if_all_of_it_is(bench: Bench, chase: bool, insecure: str | None) -> None:
+    bench.zone.authentic, bench.zone.chase = True, chase
+    bench.zone.add("a.test", "CNAME", "b.test.")
+    bench.zone.add("b.test", "CNAME", "c.test.")
+    bench.zone.add("c.test", "A", "192.0.2.1")
+    bench.zone.insecure |= {insecure} if insecure else set()
+    answer = await bench.resolver(ip_family=IpFamily.IPV4).addresses("a.test")
+    assert isinstance(answer, Found)
+    assert answer.authentic is (insecure is None)
+    bench.zone.rules["c.test", "AAAA"] = failing(dns.rcode.SERVFAIL)
+    bench.zone.chase = False
+    assert isinstance(await bench.resolver(ip_family=IpFamily.IPV6).addresses("a.test"), Unknown)
+
+
+@pytest.mark.rfc("7672-2.1.3-e")
+@pytest.mark.parametrize("authentic", [True, False])
+async def test_the_alias_itself_can_be_asked_for(bench: Bench, authentic: bool) -> None:
+    bench.zone.authentic = authentic
+    bench.zone.add("a.test", "CNAME", "B.test.")
+    bench.zone.add("b.test", "A", "192.0.2.1")
+    answer = await bench.resolver().cname("a.test")
+    assert isinstance(answer, Found)
+    assert (answer.records, answer.authentic) == (("B.test",), authentic)
+    assert isinstance(await bench.resolver().cname("b.test"), Absent)
+
+
+@pytest.mark.rfc("7672-2.2.2-i")
+@pytest.mark.parametrize(("insecure", "authentic"), [("A", True), ("AAAA", True), ("both", False)])
+async def test_one_family_that_is_secure_makes_the_addresses_secure(
+    bench: Bench, insecure: str, authentic: bool
+) -> None:
+    for rdtype, address in (("A", "192.0.2.1"), ("AAAA", "2001:db8::1")):
+        bench.zone.authentic = insecure not in {rdtype, "both"}
+        response = dns.rrset.from_text("mx.test.", 300, "IN", rdtype, address)
+
+        def reply(
+            query: dns.message.Message, rrset: dns.rrset.RRset = response, ad: bool = bench.zone.authentic
+        ) -> bytes:
+            message = dns.message.make_response(query)
+            message.flags |= dns.flags.AD if ad else 0
+            message.answer.append(rrset)
+            return message.to_wire()
+
+        bench.zone.rules["mx.test", rdtype] = reply
+    answer = await bench.resolver().addresses("mx.test")
+    assert isinstance(answer, Found)
+    assert answer.authentic is authentic
+    assert len(answer.records) == 2
+
+
+@pytest.mark.rfc("7672-2.1.1-b", "7672-2.1.1-d")
+@pytest.mark.parametrize(
+    ("authentic", "trust_ad", "support"),
+    [
+        (True, TrustAd.AUTO, DnssecSupport.VALIDATES),
+        (False, TrustAd.AUTO, DnssecSupport.NOT_VALIDATING),
+        (True, TrustAd.NO, DnssecSupport.NOT_TRUSTED),
+    ],
+)
+async def test_whether_the_name_server_validates(
+    bench: Bench, authentic: bool, trust_ad: TrustAd, support: DnssecSupport
+) -> None:
+    bench.zone.authentic = authentic
+    bench.zone.add("signed.test", "SOA", "ns.test. admin.test. 1 3600 600 86400 60")
+    assert await bench.resolver(trust_ad=trust_ad).dnssec_support("signed.test") is support
+    bench.zone.records.clear()  # a denial that is signed says as much
+    assert await bench.resolver(trust_ad=trust_ad).dnssec_support("signed.test") is support
+
+
+async def test_the_root_is_what_is_asked_about(bench: Bench) -> None:
+    bench.zone.rules[".", "SOA"] = failing(dns.rcode.SERVFAIL)
+    assert await bench.resolver().dnssec_support() is DnssecSupport.UNKNOWN
+    assert bench.zone.asked == [(".", "SOA", "udp")]
+    assert bench.watcher.seen == [(RecordType.SOA, DnsResult.SERVFAIL)]
+
+
+@pytest.mark.stock
+def test_stock_dnspython_refuses_a_whole_answer_for_one_odd_tlsa_record() -> None:
+    assert 1 in dns.rdtypes.tlsabase.TLSABase._cert_length_by_mtype
 
 
 async def test_addresses_of_both_families_alternate(bench: Bench) -> None:
