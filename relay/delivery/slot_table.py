@@ -81,6 +81,7 @@ class SlotTable:
         self._successes: OrderedDict[str, _Success] = OrderedDict()
         self._slow: OrderedDict[str, None] = OrderedDict()
         self._windows: OrderedDict[str, Window] = OrderedDict()
+        self._cooled: OrderedDict[str, int] = OrderedDict()
         self._sessions: Counter[tuple[str, IPAddress]] = Counter()
 
     @property
@@ -144,18 +145,21 @@ class SlotTable:
     def unproven_are_full(self) -> bool:
         return self._standings[Standing.NEW] + self._standings[Standing.SLOW] >= self.settings.unproven
 
-    def session_began(self, mx_host: str, address: IPAddress) -> None:
+    def session_began(self, destination: str, mx_host: str, address: IPAddress) -> None:
+        self._cooled.pop(destination, None)
         self._sessions[mx_host, address] += 1
 
     def session_ended(self, mx_host: str, address: IPAddress) -> None:
         _count_down(self._sessions, (mx_host, address))
 
-    def succeeded(self, destination: str, mx_host: str, now: float) -> None:
-        """The host took mail: the destination is proven from now on."""
-        limit = self.limit(destination, now) + 1
+    def succeeded(self, destination: str, mx_host: str, now: float) -> bool:
+        """The host took mail: the destination is proven from now on. Return whether more may be had than before."""
+        before = self.limit(destination, now), self.host_limit(mx_host)
         self._slow.pop(destination, None)
-        _remember(self._successes, destination, _Success(now, min(limit, self.settings.most(destination))))
+        limit = min(before[0] + 1, self.settings.most(destination))
+        _remember(self._successes, destination, _Success(now, limit))
         self._window(mx_host).took_mail(self._mx_hosts[mx_host], self.settings.most(mx_host), now)
+        return before != (limit, self.host_limit(mx_host))
 
     def refused(self, mx_host: str, address: IPAddress, failure: HostFailure, phase: Phase, now: float) -> bool:
         """The host failed somebody who still counts as one of its connections, but has no session.
@@ -179,6 +183,12 @@ class SlotTable:
         """No host of the destination could be reached just now."""
         if success := self._successes.get(destination):
             success.limit = max(1, success.limit // 2)
+
+    def cooled(self, destination: str) -> int:
+        """Count how often the destination was given up for a while, one time after the other."""
+        times = self._cooled.get(destination, 0) + 1
+        _remember(self._cooled, destination, times)
+        return times
 
     def gave_way(self, destination: str) -> None:
         _remember(self._slow, destination, None)

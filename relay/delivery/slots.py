@@ -1,4 +1,4 @@
-"""Lends connection slots, and waits for them. The rule is in `slot_table`.
+"""Lends connection slots, and waits for them. The rules are in `slot_table` and `concurrency`.
 
 Where the share of the domains that are not proven is taken up, a new one is let in at the cost of one whose host has
 not come to a session in good time. That one is marked as slow: next time it may take all the time it wants, within
@@ -6,6 +6,7 @@ half of the share.
 """
 
 import asyncio
+import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -59,7 +60,7 @@ class _Waiter:
 
 
 class Slots:
-    """First come, first served among those whose limits allow one. `timer` gives seconds that never go back."""
+    """Serves those whose limits allow a slot, in turn. `timer` gives seconds that never go back."""
 
     def __init__(
         self, *, settings: SlotSettings, timer: Callable[[], float], line_seconds: float = LINE_SECONDS
@@ -72,6 +73,7 @@ class Slots:
         self._wanted: Counter[str] = Counter()  # domains and hosts, by how many wait for them
         self._holders: dict[Slot, None] = {}
         self._longest_line = 0
+        self._last_first = False
 
     def use(self, settings: SlotSettings) -> None:
         """Go on under new bounds, at any time; slots that are held are kept."""
@@ -100,7 +102,12 @@ class Slots:
 
     def succeeded(self, destination: str, mx_host: str) -> None:
         """The host took mail."""
-        self._table.succeeded(destination, mx_host, self._timer())
+        if self._table.succeeded(destination, mx_host, self._timer()):
+            self._admit(self._proven, 1)
+
+    def cooled(self, destination: str) -> int:
+        """The destination is let alone for a while; return for the how-manieth time without a session between."""
+        return self._table.cooled(destination)
 
     def refused(self, slot: Slot, address: IPAddress, failure: HostFailure, phase: Phase) -> bool:
         """The host failed at this phase, for a reason of its own; to be said before the slot goes back.
@@ -141,8 +148,9 @@ class Slots:
         slot.give_way_at(None)
         self._end_session(slot)
         slot.address = address
-        self._table.session_began(slot.mx_host, address)
-        self._press()
+        self._table.session_began(slot.destination, slot.mx_host, address)
+        if slot.standing is Standing.NEW:
+            self._press()
 
     def wanted(self, slot: Slot) -> bool:
         """Whether others have a better claim to what the slot takes up, so that it is to be given back.
@@ -203,27 +211,33 @@ class Slots:
         self._end_session(slot)
         del self._holders[slot]
         self._table.give_back(slot.destination, slot.mx_host, slot.standing)
-        self._admit(self._proven)
-        # Many may wait unproven, so they are looked through only when it may have become somebody's turn.
-        if (
-            was_full
-            or slot.standing is not Standing.PROVEN
-            or any(slot.mx_host == one.mx_host or slot.destination == one.destination for one in self._unproven)
-        ):
+        # Many may wait, so they are looked through only when it may have become somebody's turn.
+        wanted = self._wanted[slot.destination] or self._wanted[slot.mx_host]
+        if was_full or wanted or slot.standing is not Standing.PROVEN:
+            self._admit(self._proven, 1)
             self._admit(self._unproven)
             self._press()
 
-    def _admit(self, queue: deque[_Waiter]) -> None:
-        """Serve who can be served, in the order of arrival; whoever is held up holds up nobody else."""
-        held_up: list[_Waiter] = []
-        while queue and not (self._table.full or (queue is self._unproven and self._table.unproven_are_full)):
-            waiter = queue.popleft()
+    def _admit(self, queue: deque[_Waiter], most: int = sys.maxsize) -> None:
+        """Serve who can be served, `most` of them; whoever is held up holds up nobody else.
+
+        Proven destinations are served in the order of arrival. Of the others it is in turn the one that has waited
+        longest and the one that has come last, so that many that hang do not keep a newcomer from its turn.
+        """
+        front, back = list[_Waiter](), list[_Waiter]()
+        while queue and most and not (self._table.full or (queue is self._unproven and self._table.unproven_are_full)):
+            from_back = self._last_first and queue is self._unproven
+            waiter = queue.pop() if from_back else queue.popleft()
             slot = None if waiter.granted.done() else self._take(waiter.destination, waiter.mx_host)
-            if slot is not None:
-                waiter.granted.set_result(slot)
-            else:
-                held_up.append(waiter)
-        queue.extendleft(reversed(held_up))
+            if slot is None:
+                (back if from_back else front).append(waiter)
+                continue
+            waiter.granted.set_result(slot)
+            most -= 1
+            if queue is self._unproven:
+                self._last_first = not from_back
+        queue.extendleft(reversed(front))
+        queue.extend(reversed(back))
 
     def _press(self) -> None:
         """Give the oldest holders that have no session yet as many deadlines as new destinations wait."""

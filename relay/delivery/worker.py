@@ -23,7 +23,7 @@ from relay.delivery.tally import Tally
 from relay.queue.attempt import Attempt, FailureKind, HostFailure, Phase, PolicyFacts
 from relay.queue.message import HoldReason, Job, NewMessage
 from relay.queue.notice import NoticeRequest
-from relay.queue.schedule import ScheduleSettings
+from relay.queue.schedule import ScheduleSettings, retry_after
 from relay.queue.settle import Decision, settle
 from relay.status import Status
 from relay.store.protocols import LeaseLostError, QueueStore, SettledRecipient, Settlement, StoreError, Verdict
@@ -271,7 +271,7 @@ class DeliveryWorker:
         if decision.retry_in is not None and retry_at is not None:
             # The look-up is to be tried when its grace is over: not before, and not a whole step later.
             decision = replace(decision, retry_in=max(retry_at - now, timedelta(seconds=1)))
-        cool = min(decision.retry_in, self._schedule.retry[0]) if cools and decision.retry_in is not None else None
+        cool = self._cool_down(job, decision.retry_in, retry_at) if cools and decision.retry_in is not None else None
         notices = await self._write_notices(decision, now)
         if not await self._write(decision.settlement((notice for _, notice in notices), cool_destination=cool)):
             return
@@ -281,6 +281,11 @@ class DeliveryWorker:
         for request, notice in notices:
             self._tally.notice(request.kind)
             events.notice_queued(job, notice, request.kind, len(request.recipients))
+
+    def _cool_down(self, job: Job, retry_in: timedelta, retry_at: datetime | None) -> timedelta:
+        """For how long the whole destination is let alone: as the schedule says, whichever job it is that asks."""
+        step = retry_after(self._slots.cooled(job.destination), self._schedule, 0.0)
+        return step if retry_at is None else min(step, retry_in)
 
     async def _write_notices(self, decision: Decision, now: datetime) -> Sequence[tuple[NoticeRequest, NewMessage]]:
         """Write the notices, without the original if it cannot be read: unsettled, all would be delivered again."""

@@ -161,6 +161,18 @@ async def test_a_dead_destination_costs_one_probe_and_cools_down() -> None:
         await until(lambda: len(world.transport.sent) == 82)
 
 
+async def test_a_dead_destination_is_let_alone_for_longer_each_time_until_a_session_stands() -> None:
+    world = World()
+    host = world.transport.hosts["mx.example.test"]
+    for failure in [down(FailureKind.TIMEOUT)] * 6 + [None, down(FailureKind.TIMEOUT)]:
+        host.down = failure
+        await world.worker.attempt(await world.job())
+        world.clock.move(timedelta(hours=1))
+    waits = [settled.cool_destination for settled in world.store.settlements]
+    minutes = [wait / timedelta(minutes=1) if wait else None for wait in waits]
+    assert minutes == [5, 10, 15, 30, 60, 60, None, 5]
+
+
 async def test_a_connection_refused_beside_others_that_stand_costs_its_message_nothing() -> None:
     world = World(slots_settings=SlotSettings(max_connections=16, max_connections_per_destination=3))
     prove(world, "example.test")

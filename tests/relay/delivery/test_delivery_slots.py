@@ -177,6 +177,34 @@ async def test_waiters_are_served_in_order_and_one_that_is_held_up_holds_up_nobo
     assert sorted(log[4:]) == ["+a.test", "+d.test", "-a.test", "-a.test", "-c.test", "-d.test"]
 
 
+async def test_a_newcomer_is_not_behind_all_that_came_before_and_they_are_not_behind_all_newcomers() -> None:
+    slots, log = make_slots(), list[str]()
+    gates = {f"{n}.test": asyncio.Event() for n in range(8)}
+    async with asyncio.TaskGroup() as group:
+        for destination, gate in gates.items():  # two slots for all
+            group.create_task(holder(slots, destination, gate, log, opens=True))
+            await settled()
+        for destination in ("0.test", "1.test", "2.test", "7.test"):
+            gates[destination].set()
+            await settled()
+        assert [line for line in log if line[0] == "+"] == [f"+{n}.test" for n in (0, 1, 2, 7, 3, 6)]
+        for gate in gates.values():
+            gate.set()
+
+
+async def test_a_limit_that_grows_lets_one_more_of_those_that_wait_in() -> None:
+    slots, log, gate = make_slots(connections=40), list[str](), asyncio.Event()
+    slots.succeeded("a.test", "mx.a.test")
+    tasks = [asyncio.create_task(holder(slots, "a.test", gate, log)) for _ in range(4)]
+    await settled()
+    assert len(log) == 2
+    slots.succeeded("a.test", "mx.a.test")
+    await settled()
+    assert len(log) == 3
+    gate.set()
+    await asyncio.gather(*tasks)
+
+
 async def test_a_waiter_that_is_cancelled_leaves_the_line_and_takes_no_slot_along() -> None:
     slots, log, gate = make_slots(connections=4), list[str](), asyncio.Event()
     first = asyncio.create_task(holder(slots, "a.test", gate, log))
