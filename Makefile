@@ -2,8 +2,8 @@
 # make run     the relay with ./config.toml
 # make check   ruff, mypy --strict, import-linter
 # make test    all tests; as root it installs the real servers first, else what is not installed is skipped by name
-# make bench   throughput and CPU per message; writes docs/performance.md
-# The others: venv, apt, conformance, lock, clean.
+# make bench   the relay beside Postfix; writes docs/performance.md (as root; BENCH="--row one-domain --turns 1" for a part)
+# The others: venv, apt, bench-parts, conformance, lock, clean.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TESTS ?= tests
 
-.PHONY: help venv demo run check test bench conformance lock apt clean
+.PHONY: help venv demo run check test bench bench-parts conformance lock apt clean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,8 +50,15 @@ check: venv
 test: venv apt
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
 
-# The parts only print; bench_relay.py writes the page.
-bench: venv apt
+$(VENV)/.bench: requirements-bench.txt | $(VENV)/.dev
+	$(PIP) install --require-hashes -r requirements-bench.txt
+	@touch $@
+
+bench: venv apt $(VENV)/.bench
+	PYTHONPATH=tests/real $(BIN)/python tests/bench/bench.py $(BENCH)
+
+# What single parts of the relay cost; they only print.
+bench-parts: venv
 	set -e; for file in tests/bench/bench_*.py; do echo "== $$file"; PYTHONPATH=.:tests $(BIN)/python "$$file"; done
 
 conformance: venv
@@ -63,6 +70,7 @@ lock: venv
 	$(PIP) install uv
 	$(BIN)/$(LOCK) pyproject.toml -o requirements.txt
 	$(BIN)/$(LOCK) pyproject.toml --group dev -o requirements-dev.txt
+	$(BIN)/$(LOCK) --group pyproject.toml:bench -c requirements-dev.txt -o requirements-bench.txt
 	echo 'setuptools>=77' | $(BIN)/$(LOCK) - -o docker/requirements-build.txt
 
 apt: | $(VENV)/.made

@@ -4,24 +4,52 @@
 
 Everything runs in a network of its own (root only). No turn counts unless every message arrived exactly once, over TLS,
 at a host that the sender verified; each turn first shows on the running system that it refuses a wrong certificate and
-a host without TLS.
+a host without TLS. A run of everything writes docs/performance.md; a run of some rows only prints, unless --save.
 """
 
 import argparse
+import resource
+import shutil
 import tempfile
 from pathlib import Path
 
 import private_net
-from stage import stage
+from figures import Figures, Row
+from machine import describe
+from page import write_page
+from profile_row import profile
+from results import Results, load, save
+from rows import ROWS
+from sampling import py_spy, tables
+from stage import Stage, stage
 from systems import SYSTEMS
-from throughput import MANY_DOMAINS, ONE_DOMAIN, WARM_DOMAIN, Workload, turn
+from throughput import MANY_DOMAINS, ONE_DOMAIN, WARM_DOMAIN
 
-ROWS = {
-    "one-domain": Workload(domains=[ONE_DOMAIN], messages=4000, warm=True),
-    "many-domains": Workload(domains=MANY_DOMAINS, messages=20, warm=False),
-    "one-domain-delayed": Workload(domains=[ONE_DOMAIN], messages=2000, delay=0.05, warm=True),
-    "many-domains-delayed": Workload(domains=MANY_DOMAINS, messages=5, delay=0.05, warm=False),
-}
+RESULTS = Path(__file__).parent / "results" / "bench.json"
+
+
+def run(options: argparse.Namespace, scene: Stage) -> Results:
+    """Measure the rows, the systems in turn within each, so that what else the machine does falls on all alike."""
+    measured = Results(machine=describe())
+    for row in [ROWS[name] for name in options.row or ROWS]:
+        for number in range(min(options.turns, row.turns or options.turns)):
+            for system in options.system or row.systems:
+                figures = _turn(row, system, scene, options.keep is not None, f"{row.name}-{number}-{system}")
+                measured.rows.setdefault(row.name, {}).setdefault(system, []).append(figures)
+                shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+                print(f"{row.name} {system}: {shown}", flush=True)
+    if options.profile or not (options.row or options.system):
+        measured.profile = tables(profile(scene, scene.root / "profile"))
+        print("\n".join(measured.profile))
+    return measured
+
+
+def _turn(row: Row, system: str, scene: Stage, keep: bool, name: str) -> Figures:
+    directory = scene.root / name
+    figures = row.measure(SYSTEMS[system], scene, directory)
+    if not keep:
+        shutil.rmtree(directory, ignore_errors=True)
+    return figures
 
 
 def main() -> None:
@@ -29,24 +57,29 @@ def main() -> None:
     parser.add_argument("--row", action="append", choices=ROWS, help="this row (may be repeated); without it, all")
     parser.add_argument("--system", action="append", choices=SYSTEMS, help="this system (may be repeated)")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="also where the relay's time goes (py-spy)")
+    parser.add_argument("--save", action="store_true", help="put these rows into the results and the page")
+    parser.add_argument("--page", action="store_true", help="only write the page anew from the results that are kept")
     parser.add_argument("--keep", type=Path, help="leave configurations, logs and queues in this new directory")
     options = parser.parse_args()
+    if options.page:
+        write_page(load(RESULTS))
+        return
+    if py_spy() is None:
+        raise SystemExit("py-spy is not installed (make bench)")
     private_net.enter()
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # 10,000 clients here, and in the relay
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as temporary:
         root = options.keep or Path(temporary)
         root.mkdir(exist_ok=True)
         with stage(root, [WARM_DOMAIN, ONE_DOMAIN, *MANY_DOMAINS]) as scene:
-            for number in range(options.turns):
-                for row in options.row or ROWS:
-                    for system in options.system or SYSTEMS:
-                        one = turn(SYSTEMS[system], scene, ROWS[row], root / f"{row}-{number}-{system}")
-                        print(
-                            f"{row} {system}: {one.rate:.0f} messages/s, {one.cpu_ms:.2f} ms CPU per message, "
-                            f"{one.memory_bytes / 1e6:.0f} MB, {one.connections} connections, {one.handshakes} "
-                            f"handshakes; sink {1000 * one.sink_seconds / one.messages:.3f} ms per message; "
-                            f"others used {100 * one.others:.0f} % of the machine",
-                            flush=True,
-                        )
+            measured = run(options, scene)
+    if options.save or not (options.row or options.system):
+        kept = load(RESULTS)
+        kept.take(measured)
+        save(kept, RESULTS)
+        write_page(kept)
 
 
 if __name__ == "__main__":

@@ -33,12 +33,13 @@ _TTL = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """`mx_of` has the MX host of each domain that the sink serves."""
+    """`mx_of` has the MX host of each domain that the sink serves, `addresses` the address of each such host."""
 
     root: Path
     ca_file: Path
     sink: Sink
     mx_of: Mapping[str, str]
+    addresses: Mapping[str, str]
 
 
 @contextlib.contextmanager
@@ -64,7 +65,8 @@ def stage(root: Path, domains: Sequence[str]) -> Iterator[Stage]:
         nginx(_made(root / "nginx"), sites, POLICY_PORT),
         running_sink(root / "sink", hosts, mx_of, SMTP_PORT) as sink,
     ):
-        yield Stage(root=root, ca_file=ca.ca_file, sink=sink, mx_of=mx_of)
+        addresses = {name: host.address for name, host in hosts.items()}
+        yield Stage(root=root, ca_file=ca.ca_file, sink=sink, mx_of=mx_of, addresses=addresses)
 
 
 def name_server() -> str:

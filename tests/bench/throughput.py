@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from figures import Figures
 from load import offer, offer_each, own_seconds
 from processes import PeakMemory, cpu_seconds, machine_seconds
 from real_servers import wait_until
@@ -41,9 +42,10 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """CPU is user and system time of all processes of the system, memory their proportional set size at its highest.
+    """What one turn has cost. CPU is user and system time of all processes of the system.
 
-    `others` is the share of the machine that was used meanwhile by what is neither system, generator nor lab.
+    Memory is their proportional set size at its highest; `others` is the share of the machine that was used meanwhile
+    by what is neither system, generator nor lab.
     """
 
     messages: int
@@ -55,22 +57,31 @@ class Turn:
     sink_seconds: float
     others: float
 
-    @property
-    def rate(self) -> float:
-        return self.messages / self.seconds
+    def figures(self) -> Figures:
+        return {
+            "messages_per_second": self.messages / self.seconds,
+            "cpu_ms": 1000 * self.cpu_seconds / self.messages,
+            "memory_mb": self.memory_bytes / 1e6,
+            "messages": self.messages,
+            "connections": self.connections,
+            "handshakes": self.handshakes,
+            "sink_ms": 1000 * self.sink_seconds / self.messages,
+            "others_percent": 100 * self.others,
+        }
 
-    @property
-    def cpu_ms(self) -> float:
-        return 1000 * self.cpu_seconds / self.messages
 
-
-def turn(system: System, stage: Stage, workload: Workload, directory: Path) -> Turn:
+def throughput(workload: Workload, system: System, stage: Stage, directory: Path) -> Figures:
     """Run one turn on a fresh instance. Raises SystemExit if a message was lost, doubled, or came unprotected."""
     with system.run(stage, directory) as running:
-        _control(stage, running)
-        if workload.warm:
-            _warm_up(stage, running, workload)
-        return _measure(stage, running, workload)
+        prepare(stage, running, workload)
+        return measure(stage, running, workload).figures()
+
+
+def prepare(stage: Stage, running: Running, workload: Workload) -> None:
+    """Show that this instance refuses what it must, and warm it up if the workload is a warm one."""
+    _control(stage, running)
+    if workload.warm:
+        _warm_up(stage, running, workload)
 
 
 def _control(stage: Stage, running: Running) -> None:
@@ -80,7 +91,7 @@ def _control(stage: Stage, running: Running) -> None:
         offer(running.port, domain, _CONTROL, SIZE)
     wait_until(lambda: all(stage.sink.report().host(name)["sessions"] for name in REFUSED), "visits to bad hosts", 60)
     offer(running.port, WARM_DOMAIN, _WARM_UP, SIZE)
-    _arrived(stage, _WARM_UP)
+    arrived(stage, _WARM_UP)
     if (kept := running.queued()) != 2 * _CONTROL:
         raise SystemExit(f"{kept} of {2 * _CONTROL} messages are kept that nobody may take")
 
@@ -91,7 +102,7 @@ def _warm_up(stage: Stage, running: Running, workload: Workload) -> None:
     wait_for(stage.sink, _WARM_UP, stalled=_STALLED)
 
 
-def _measure(stage: Stage, running: Running, workload: Workload) -> Turn:
+def measure(stage: Stage, running: Running, workload: Workload) -> Turn:
     sink = stage.sink
     sink.reset(delay=workload.delay)
     sink_cpu, machine, own = cpu_seconds([sink.pid]), machine_seconds(), own_seconds()
@@ -101,7 +112,7 @@ def _measure(stage: Stage, running: Running, workload: Workload) -> Turn:
             offer(running.port, workload.domains[0], workload.messages, SIZE)
         else:
             offer_each(running.port, workload.domains, workload.messages, SIZE)
-        _arrived(stage, workload.offered)
+        arrived(stage, workload.offered)
         report = sink.report()
         seconds = report["last"] - began
         time.sleep(0.5)  # the last settlements
@@ -122,7 +133,8 @@ def _measure(stage: Stage, running: Running, workload: Workload) -> Turn:
     )
 
 
-def _arrived(stage: Stage, deliveries: int) -> None:
+def arrived(stage: Stage, deliveries: int) -> None:
+    """Wait for so many deliveries; raises SystemExit for one that is missing, double or unprotected."""
     wait_for(stage.sink, deliveries, stalled=_STALLED)
     _accept(stage, deliveries)
 
