@@ -1,6 +1,7 @@
 """What the relay would do with mail for a domain, found out by the parts that the relay itself is made of."""
 
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from pathlib import Path
 
 from policy.findings import Findings
 from policy.requirement import Requirement
+from relay.app import plain
 from relay.app.clock import SystemClock
 from relay.app.outbound import Outbound, build_outbound
 from relay.app.state_dir import POLICY_FILE
 from relay.config import Settings
 from relay.delivery.hosts import Host
 from relay.delivery.seam import HostError, SessionFacts, Target
+from relay.delivery.slots import Slots
 from relay.metrics import Metrics, process_registry
 from relay.queue.attempt import HostFailure, Phase
 from relay.queue.message import Envelope, Message
@@ -76,7 +79,7 @@ async def _connect(outbound: Outbound, host: Host, wanted: bool) -> tuple[Addres
     for address in host.where[:_MAX_ADDRESSES]:
         target = Target(mx_host=host.name, address=address, port=host.port, requirement=host.verdict)
         try:
-            async with outbound.pool.open(target) as session:
+            async with outbound.pool.open(target, destination=host.name, size=0) as session:
                 looks.append(AddressLook(address=str(address), facts=session.facts))
         except HostError as error:
             looks.append(AddressLook(address=str(address), phase=error.phase, failure=error.failure))
@@ -90,7 +93,8 @@ async def looking_outward(settings: Settings) -> AsyncIterator[Outbound]:
         file = settings.relay.state_dir / POLICY_FILE
         async with policies_in(file if file.exists() else Path(elsewhere) / POLICY_FILE) as store:
             metrics = Metrics(process_registry())
-            outbound = build_outbound(settings, policy_store=store, clock=SystemClock(), metrics=metrics)
+            slots = Slots(settings=plain.slot_settings(settings), timer=time.monotonic)
+            outbound = build_outbound(settings, policy_store=store, slots=slots, clock=SystemClock(), metrics=metrics)
             try:
                 yield outbound
             finally:

@@ -21,6 +21,7 @@ from relay.config import Settings
 from relay.delivery.client import Connector
 from relay.delivery.pool import ConnectionPool
 from relay.delivery.route import Router
+from relay.delivery.slots import Slots
 from relay.metrics import Metrics
 
 LOCAL_RESOLVER = (NameServer(address="127.0.0.1"),)
@@ -43,7 +44,9 @@ class Outbound:
         await self.fetcher.aclose()
 
 
-def build_outbound(settings: Settings, *, policy_store: PolicyStore, clock: Clock, metrics: Metrics) -> Outbound:
+def build_outbound(
+    settings: Settings, *, policy_store: PolicyStore, slots: Slots, clock: Clock, metrics: Metrics
+) -> Outbound:
     """Raises ValueError if the CA file cannot be used."""
     delivery, tls = settings.delivery, settings.tls
     ca_file = str(tls.ca_file or "")
@@ -94,6 +97,8 @@ def build_outbound(settings: Settings, *, policy_store: PolicyStore, clock: Cloc
     )
     pool = ConnectionPool(
         connector=connector,
+        slots=slots,
+        clock=clock,
         metrics=metrics,
         timeouts=limits,
         connection_idle=delivery.connection_idle,

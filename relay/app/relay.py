@@ -58,10 +58,10 @@ class Relay:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._clock = SystemClock()
         self._new_id = QueueIds(0, self._clock.now, secrets.token_bytes)
+        self._slots = Slots(settings=plain.slot_settings(settings), timer=time.monotonic)
         self._outbound = self._build_outbound(settings)
         self._retired: list[Outbound] = []
         self._tally = Tally(self.metrics)
-        self._slots = Slots(settings=plain.slot_settings(settings), timer=time.monotonic)
         self._worker = self._build_worker()
         self._dispatcher = Dispatcher(
             store=store,
@@ -99,7 +99,9 @@ class Relay:
         return self._admin.address
 
     def _build_outbound(self, settings: Settings) -> Outbound:
-        return build_outbound(settings, policy_store=self._policies, clock=self._clock, metrics=self.metrics)
+        return build_outbound(
+            settings, policy_store=self._policies, slots=self._slots, clock=self._clock, metrics=self.metrics
+        )
 
     def _build_worker(self) -> DeliveryWorker:
         return DeliveryWorker(

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from cachetools import TTLCache
-
 from policy.names import IPAddress, parse_address_literal
 from policy.requirement import Level, MxMatch, ResultType
 from policy.tls import TlsContexts, classify, describe_session
@@ -17,13 +15,13 @@ from policy.tls_facts import TlsFailure
 from relay.clock import Clock
 from relay.delivery.link import QUIT_LIMIT, Link
 from relay.delivery.protocol import LinkError
+from relay.delivery.remembered import RememberedHosts
 from relay.delivery.seam import HostError, SessionFacts, Target
 from relay.delivery.timeouts import Timeouts
 from relay.queue.attempt import FailureKind, HostFailure, Phase, Security
 from relay.status import Reply
 
 PLAINTEXT_REMEMBERED = timedelta(hours=1)
-PLAINTEXT_HOSTS = 10_000
 
 _MX_NOT_IN_POLICY = TlsFailure(
     result_type=ResultType.VALIDATION_FAILURE,
@@ -36,6 +34,7 @@ _MX_NOT_IN_POLICY = TlsFailure(
 class Connection:
     """An open connection that meets its target's requirement, and what the pool notes of it.
 
+    `clean`: a transaction has come to its end on it; `overlaps`: one has begun before the one ahead was answered.
     `waits_since` (loop time) while nobody has it; `timer` is then set, and may still be while somebody does.
     """
 
@@ -43,6 +42,8 @@ class Connection:
     link: Link
     facts: SessionFacts
     transactions: int = 0
+    clean: bool = False
+    overlaps: bool = False
     domains: set[str] = field(default_factory=set)
     may_carry: int = 1
     waits_since: float | None = None
@@ -70,9 +71,7 @@ class Connector:
         self._timeouts = timeouts
         self._source_addresses = tuple(source_addresses)
         self._links: set[Link] = set()
-        self._plaintext: TTLCache[tuple[str, IPAddress, int], None] = TTLCache(
-            PLAINTEXT_HOSTS, PLAINTEXT_REMEMBERED.total_seconds(), timer=lambda: clock.now().timestamp()
-        )
+        self._plaintext = RememberedHosts(PLAINTEXT_REMEMBERED, clock)
 
     async def connect(self, target: Target) -> Connection:
         """Return a connection ready for MAIL. Raises HostError."""
@@ -129,14 +128,13 @@ class Connector:
 
     async def _opportunistic(self, target: Target) -> Connection:
         """TLS where offered; where it fails, a new connection in plaintext, and so at once for the next hour."""
-        host = (target.mx_host, target.address, target.port)
-        if host not in self._plaintext:
+        if target not in self._plaintext:
             try:
                 return await self._attempt(target, self._secure_if_offered)
             except HostError as error:
                 if error.failure.tls is None:
                     raise
-            self._plaintext[host] = None
+            self._plaintext.note(target)
         return await self._attempt(target, self._in_the_clear)
 
     async def _attempt(self, target: Target, secure: "_Secure") -> Connection:

@@ -19,7 +19,7 @@ from aiosmtplib.response import SMTPResponse
 from policy.names import IPAddress
 from policy.requirement import Level, Requirement
 from relay.delivery.extensions import Extensions, parse_extensions
-from relay.delivery.protocol import LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off
+from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off
 from relay.delivery.timeouts import Timeouts
 from relay.queue.attempt import FailureKind, Phase
 from relay.status import Reply
@@ -38,13 +38,15 @@ class UnprotectedError(Exception):
 class Link:
     """A connection. `phase` is how far it came, `offered` what the latest EHLO reply said.
 
-    `reset_owed`: RSET is out, and its reply is the next one to come; without PIPELINING it has yet to be said.
+    `reset`: RSET is out, and its reply is looked at by the next transaction; `reset_due`: it has yet to be said.
     """
 
     def __init__(self, *, requirement: Requirement, hostname: str, timeouts: Timeouts) -> None:
         self.phase = Phase.CONNECT
         self.offered = Extensions()
-        self.reset_owed = False
+        self.reset: Answers | None = None
+        self.reset_due = False
+        self.retired = False
         self._within_content = False
         self._requirement = requirement
         self._timeouts = timeouts
@@ -121,12 +123,14 @@ class Link:
         return None if transport is None else cast("ssl.SSLObject | None", transport.get_extra_info("ssl_object"))
 
     @property
+    def ready(self) -> bool:
+        """Whether the commands of a transaction may be written, if need be before the one before it is answered."""
+        return self._alive and not (self._within_content or self.retired)
+
+    @property
     def usable(self) -> bool:
-        """Whether another transaction may begin: in step, nothing read ahead, not closed."""
-        protocol = self._protocol
-        if protocol is None or self._within_content:
-            return False
-        return protocol.usable and protocol.owed <= int(self.reset_owed)
+        """Whether another transaction may begin and nothing is under way: in step, nothing read ahead, not closed."""
+        return self.ready and self._connected().owed == (self.reset.owed if self.reset is not None else 0)
 
     @property
     def closed(self) -> "asyncio.Future[None]":
@@ -135,18 +139,19 @@ class Link:
 
     # A transaction.
 
-    def pipeline(self, commands: bytes, replies: int) -> None:
+    def answers(self) -> Answers:
+        """Return where the replies to one transaction are to come."""
+        return Answers(self._connected())
+
+    def pipeline(self, commands: bytes, answers: Answers, replies: int) -> None:
         """Write commands that owe so many replies. The one door for mail: raises UnprotectedError.
 
-        On a connection that is lost it does nothing; `reply` tells why.
+        On a connection that is lost it does nothing; waiting for a reply tells why.
         """
         if self._alive:
             self._demand_protection()
-            self._write(commands, replies)
-
-    async def reply(self, limit: timedelta) -> Reply:
-        """Return the next reply. Raises LinkError."""
-        return await self._connected().reply(limit)
+            self._connected().expect(answers, replies)
+            self._connected().write(commands)
 
     async def stream(self, content: bytes) -> None:
         """Write content, already dot-stuffed, as fast as the host takes it. Raises LinkError."""
@@ -154,21 +159,35 @@ class Link:
         self._within_content = True
         view = memoryview(content)
         for start in range(0, len(view), BLOCK):
-            self._write(view[start : start + BLOCK], 0)
+            if self._alive:
+                protocol.write_now(view[start : start + BLOCK])
             # A host that takes all at once would let nobody else have a turn, nor us hear that it has hung up.
             await asyncio.sleep(0)
             await protocol.drain(self._timeouts.data_block)
 
-    async def end_of_data(self, content: bytes, limit: timedelta) -> Reply:
-        """Write the last of the content with the final dot, and return what the host makes of it. Raises LinkError."""
+    def end_content(self, content: bytes, answers: Answers) -> None:
+        """Write the last of the content with its end. Raises LinkError if the connection is lost already."""
         protocol = self._connected()
-        self._write(content, 1)
+        if not self._alive:
+            raise protocol.end or broken_off()
+        protocol.expect(answers, 1)
+        protocol.write(content)
+        answers.content_end = protocol.written
         self._within_content = False
-        protocol.content_out = True
-        try:
-            return await protocol.reply(limit)
-        finally:
-            protocol.content_out = False
+
+    def say_reset(self) -> None:
+        """Say RSET. Its reply is left to the next transaction."""
+        self.reset, self.reset_due = self.answers(), False
+        self.pipeline(b"RSET\r\n", self.reset, 1)
+
+    async def was_reset(self) -> bool:
+        """Whether the host has answered RSET, if that was said or is due, as it should. Raises LinkError."""
+        if self.reset_due:
+            self.say_reset()
+        if self.reset is None:
+            return True
+        answers, self.reset = self.reset, None
+        return 200 <= (await answers.next(self._timeouts.mail)).code < 300
 
     # The end.
 
@@ -181,7 +200,8 @@ class Link:
         if protocol is None or not self.usable:
             self.abort()
             return
-        self._write(b"QUIT\r\n", 1)
+        protocol.expect(self.answers(), 1)
+        protocol.write(b"QUIT\r\n")
         protocol.leaving = True
         timer = asyncio.get_running_loop().call_later(QUIT_LIMIT.total_seconds(), protocol.abort)
         protocol.closed.add_done_callback(lambda _closed: timer.cancel())
@@ -192,6 +212,14 @@ class Link:
             self._protocol.abort()
         self._client.close()
 
+    def retire(self) -> None:
+        """Begin no transaction any more; one that has begun may still come to its end."""
+        self.retired = True
+
+    def abandon(self, answers: Answers) -> None:
+        """Close without a word, once those whose replies come before have them."""
+        self._connected().abandon(answers)
+
     def _connected(self) -> ReplyProtocol:
         assert self._protocol is not None, "connect comes first"
         return self._protocol
@@ -200,12 +228,6 @@ class Link:
     def _alive(self) -> bool:
         protocol = self._protocol
         return protocol is not None and protocol.usable and protocol.is_connected
-
-    def _write(self, octets: bytes | memoryview, replies: int) -> None:
-        protocol = self._protocol
-        if protocol is not None and self._alive:
-            protocol.owed += replies
-            cast("asyncio.WriteTransport", protocol.transport).write(octets)
 
     def _demand_protection(self) -> None:
         """Look at the transport itself, not at what was noted of it (RFC 8461 §5)."""

@@ -1,33 +1,42 @@
-"""Connections to MX hosts, kept open for a while and lent to one job at a time.
+"""Connections to MX hosts, kept open for a while and lent to jobs.
 
 The key is the whole target, requirement included, so that a connection opened under one domain's policy never
 carries another's mail (RFC 8461 §5). What is odd about a connection ends it; only a clean one is kept.
 """
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
-from types import TracebackType
-from typing import Self
 
+from relay.clock import Clock
 from relay.delivery.client import Connection, Connector
-from relay.delivery.seam import HostError, Parcel, SendResult, SessionFacts, Target
+from relay.delivery.link import BLOCK
+from relay.delivery.remembered import RememberedHosts
+from relay.delivery.seam import HostError, Parcel, Target
+from relay.delivery.seats import Seats
+from relay.delivery.session import LentSession
+from relay.delivery.slots import Slots
 from relay.delivery.timeouts import Timeouts
-from relay.delivery.transaction import LapsedError, Transaction
+from relay.delivery.transaction import Transaction
 from relay.metrics import Metrics
 from relay.queue.attempt import FailureKind, HostFailure, Phase
+
+OUT_OF_STEP_REMEMBERED = timedelta(days=1)
 
 
 class ConnectionPool:
     """The Transport of the delivery seam.
 
     `connection_idle`: how long a connection waits for more mail. `max_idle`: how many may wait, over all hosts.
-    How many are lent at once is the worker's to bound.
+    How many are lent at once is for `slots` to say.
     """
 
     def __init__(
         self,
         *,
         connector: Connector,
+        slots: Slots,
+        clock: Clock,
         metrics: Metrics,
         timeouts: Timeouts,
         connection_idle: timedelta = timedelta(seconds=10),
@@ -38,6 +47,9 @@ class ConnectionPool:
         self.timeouts = timeouts
         self.max_recipients_per_transaction = max_recipients_per_transaction
         self._connector = connector
+        self._slots = slots
+        self._seats = Seats(slots)
+        self._out_of_step = RememberedHosts(OUT_OF_STEP_REMEMBERED, clock)
         self._metrics = metrics
         self._connection_idle = connection_idle
         self._max_messages = max_messages_per_connection
@@ -47,15 +59,22 @@ class ConnectionPool:
         self._waiting_count = 0
         self._closing = False
 
-    def open(self, target: Target) -> "LentSession":
-        return LentSession(self, target)
+    def open(self, target: Target, *, destination: str, size: int) -> LentSession:
+        return LentSession(
+            pool=self,
+            slots=self._slots,
+            seats=self._seats,
+            target=target,
+            destination=destination,
+            prompt=size <= BLOCK,
+        )
 
     async def close(self) -> None:
         """Leave all connections, with QUIT to those that wait for mail; bounded by QUIT_LIMIT."""
         self._closing = True
         await self._connector.close()
 
-    # For the lent sessions.
+    # For lent sessions.
 
     async def obtain(self, target: Target) -> Connection:
         """Return the connection that waited least, or a fresh one. Raises HostError."""
@@ -83,34 +102,62 @@ class ConnectionPool:
         connection.may_carry = min(self._max_messages, connection.link.offered.mail_max or self._max_messages)
         return connection
 
-    def fits(self, connection: Connection, parcel: Parcel) -> bool:
-        """Whether the connection may carry this parcel too (RFC 9422 §4.1, §4.3)."""
+    def fits(self, connection: Connection, destination: str) -> bool:
+        """Whether the connection may carry mail for this destination too (RFC 9422 §4.1, §4.3)."""
         domains = connection.link.offered.rcpt_domain_max
         return (
-            connection.link.usable
+            connection.link.ready
             and connection.transactions < connection.may_carry
-            and (domains is None or len(connection.domains) < domains or _domain(parcel) in connection.domains)
+            and (domains is None or len(connection.domains) < domains or destination in connection.domains)
         )
 
-    def begin(self, connection: Connection, parcel: Parcel) -> Transaction:
+    def begin(
+        self, connection: Connection, parcel: Parcel, destination: str, on_sent: Callable[[], None]
+    ) -> Transaction:
         """Return the next transaction of a connection, and count it."""
         reused = connection.transactions > 0
         if reused:
             self._metrics.pool_reused.inc()
         connection.transactions += 1
-        connection.domains.add(_domain(parcel))
+        connection.domains.add(destination)
         return Transaction(
             connection.link,
             parcel,
             timeouts=self.timeouts,
             max_recipients=self.max_recipients_per_transaction,
             reused=reused,
+            on_sent=on_sent,
         )
 
-    def give_back(self, connection: Connection) -> None:
-        """Keep the connection if it is clean and may carry more, else leave it."""
-        spent = connection.transactions >= connection.may_carry
-        if spent or self._closing or self._waiting_count >= self._max_idle or not connection.link.usable:
+    def may_overlap(self, connection: Connection) -> bool:
+        """Whether the next transaction may begin before this one is answered (RFC 2920 §3.1).
+
+        Not before the host has shown with one that it can do with what it offers, nor if it has ever lost its step.
+        """
+        return (
+            connection.clean
+            and connection.link.offered.pipelining
+            and connection.transactions < connection.may_carry
+            and not self._closing
+            and connection.target not in self._out_of_step
+        )
+
+    def learn(self, connection: Connection, transaction: Transaction) -> None:
+        """Note how the host bore with a transaction that began before the one ahead was answered."""
+        if not transaction.ahead:
+            return
+        connection.overlaps = connection.overlaps or transaction.mail_answered
+        # One that always hangs up on the first of them has been told from one that has had enough for now.
+        if transaction.out_of_step or (transaction.lapsed and not connection.overlaps):
+            self._out_of_step.note(connection.target)
+
+    def may_keep(self, connection: Connection) -> bool:
+        """Whether the connection is clean and may carry more."""
+        return connection.link.usable and connection.transactions < connection.may_carry and not self._closing
+
+    def keep(self, connection: Connection) -> None:
+        """Let the connection wait for more mail, or leave it where too many wait."""
+        if self._waiting_count >= self._max_idle:
             connection.link.leave()
             return
         loop = asyncio.get_running_loop()
@@ -146,68 +193,3 @@ class ConnectionPool:
             connection.timer.cancel()
         if not self._waiting.get(connection.target, True):
             del self._waiting[connection.target]
-
-
-class LentSession:
-    """The Session of the delivery seam: one connection for one job, and a fresh one where it does not last."""
-
-    def __init__(self, pool: ConnectionPool, target: Target) -> None:
-        self._pool = pool
-        self._target = target
-        self._connection: Connection | None = None
-        self._transaction: Transaction | None = None
-
-    async def __aenter__(self) -> Self:
-        self._connection = await self._pool.obtain(self._target)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._connection is not None:
-            self._pool.give_back(self._connection)
-            self._connection = None
-
-    @property
-    def facts(self) -> SessionFacts:
-        return self._lent().facts
-
-    @property
-    def committing(self) -> bool:
-        return self._transaction is not None and self._transaction.committing
-
-    async def send(self, parcel: Parcel) -> SendResult:
-        connection = self._lent()
-        if not self._pool.fits(connection, parcel):
-            connection = await self._renew()
-        try:
-            return await self._run(connection, parcel)
-        except LapsedError:
-            return await self._run(await self._renew(), parcel)
-
-    async def _run(self, connection: Connection, parcel: Parcel) -> SendResult:
-        self._transaction = self._pool.begin(connection, parcel)
-        try:
-            return await self._transaction.run()
-        except HostError as error:
-            error.tls, error.testing_failure = connection.facts.tls, connection.facts.testing_failure
-            if error.phase is Phase.MAIL:
-                # Many hosts count, and put off all that comes after on this connection: kept, it would spread that.
-                connection.may_carry = connection.transactions
-            raise
-        finally:
-            self._transaction = None
-
-    async def _renew(self) -> Connection:
-        """Replace the connection, which has ended or may carry no more, by a fresh one. Raises HostError."""
-        self._lent().link.leave()
-        self._connection = await self._pool.open_fresh(self._target)
-        return self._connection
-
-    def _lent(self) -> Connection:
-        assert self._connection is not None, "entered"
-        return self._connection
-
-
-def _domain(parcel: Parcel) -> str:
-    return parcel.recipients[0].forward_path.rpartition("@")[2].lower()

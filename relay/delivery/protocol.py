@@ -32,50 +32,123 @@ class LinkError(Exception):
         self.reply = reply
 
 
-class ReplyProtocol(SMTPProtocol):
-    """Counts replies. `fault` is why the host can no longer be believed; it outranks replies not yet taken.
+TLS_OVERHEAD = 512
+"""Octets that TLS may add to a group of commands."""
 
-    `owed`: replies that the host has still to give. `content_out`: the end of the data is written, but some of the
-    content may still be here. `leaving`: QUIT is out, and the last reply closes the connection.
+
+class Answers:
+    """The replies that one transaction is owed, or the session around them. Nobody else's can come between.
+
+    `fault` is why they cannot be believed; it outranks those not yet taken. `content_end`: how much will have been
+    written once the content is out; what is said to it before is no reply.
+    """
+
+    __slots__ = ("_protocol", "_replies", "_waiter", "content_end", "fault", "limit", "owed")
+
+    def __init__(self, protocol: "ReplyProtocol") -> None:
+        self.owed = 0
+        self.fault: LinkError | None = None
+        self.limit: timedelta | None = None
+        self.content_end: int | None = None
+        self._protocol = protocol
+        self._replies: deque[Reply] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether all that was owed to others before has come."""
+        return not self.owed or self._protocol.line[0] is self
+
+    async def next(self, limit: timedelta) -> Reply:
+        """Return the next reply. Its time begins when it is the next to come. Raises LinkError."""
+        while not self._replies or self.fault is not None:
+            if self.fault is not None:
+                raise self.fault
+            if (end := self._protocol.end) is not None:
+                raise end
+            self._waiter = asyncio.get_running_loop().create_future()
+            self.limit = limit
+            if self.reached:
+                self._protocol.deadline.set(limit)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = self.limit = None
+        return self._replies.popleft()
+
+    # What the protocol calls.
+
+    def give(self, reply: Reply) -> None:
+        self.owed -= 1
+        self._replies.append(reply)
+        self.wake()
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class ReplyProtocol(SMTPProtocol):
+    """Deals out replies in the order in which they are owed, and puts together what is written in one turn.
+
+    `owed`: replies that the host has still to give; `line`: to whom. `fault` is why the host can no longer be
+    believed, `end` why no more can come. `leaving`: QUIT is out, and the last reply closes the connection.
     """
 
     def __init__(self, on_lost: Callable[[SMTPProtocol], None]) -> None:
         super().__init__(asyncio.get_running_loop(), on_lost)
-        self.owed = 1  # the greeting
+        self.owed = 0
+        self.line: deque[Answers] = deque()
+        self.end: LinkError | None = None
         self.fault: LinkError | None = None
         self.closed: asyncio.Future[None] = self._loop.create_future()
-        self.content_out = False
         self.leaving = False
+        self.written = 0
+        self.deadline = Deadline(self._too_late)
         self._parser = ReplyParser()
-        self._replies: deque[Reply] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._ended = False
-        self._late = False
-        self._deadline = Deadline(self._too_late)
+        self._latest: Answers | None = None
+        self._unwanted: Answers | None = None
+        self._waiting: list[bytes] = []
+        self._session = Answers(self)
+        self.expect(self._session, 1)  # the greeting
 
     @property
     def usable(self) -> bool:
         """Whether commands can still be given and replies come."""
-        return not (self.fault or self._ended or self._late or self.leaving)
+        return not (self.fault or self.end or self.leaving or self._unwanted)
+
+    def ended(self) -> bool:
+        """Whether nothing that the host says is looked at any more."""
+        return self.end is not None
+
+    def expect(self, answers: Answers, replies: int) -> None:
+        """Note that so many replies are owed to `answers`, after all that are owed already."""
+        if not answers.owed:
+            self.line.append(answers)
+        answers.owed += replies
+        self.owed += replies
 
     async def reply(self, limit: timedelta) -> Reply:
-        """Return the next reply owed. Raises LinkError: TIMEOUT, BROKEN_OFF or PROTOCOL."""
-        while not self._replies or self.fault is not None:
-            if self.fault is not None:
-                raise self.fault
-            if self._ended:
-                raise broken_off()
-            if self._late:
-                detail = f"the host did not answer within {limit.total_seconds():g} s"
-                raise LinkError(FailureKind.TIMEOUT, detail)
-            self._waiter = self._loop.create_future()
-            self._deadline.set(limit)
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-                self._deadline.clear()
-        return self._replies.popleft()
+        """Return the next reply that is owed outside any transaction. Raises LinkError."""
+        return await self._session.next(limit)
+
+    def write(self, octets: bytes) -> None:
+        """Write at the end of this turn of the loop, together with whatever else is written in it."""
+        if not self._waiting:
+            self._loop.call_soon(self.flush)
+        self._waiting.append(octets)
+        self.written += len(octets)
+
+    def write_now(self, octets: bytes | memoryview) -> None:
+        self.flush()
+        self.written += len(octets)
+        self._out.write(octets)
+
+    def flush(self) -> None:
+        if self._waiting:
+            octets, self._waiting = b"".join(self._waiting), []
+            if self.end is None:
+                self._out.write(octets)
 
     async def drain(self, limit: timedelta) -> None:
         """Wait until there is room for more. Raises LinkError if there is none in time, or never will be."""
@@ -87,79 +160,118 @@ class ReplyProtocol(SMTPProtocol):
             raise LinkError(FailureKind.TIMEOUT, detail) from None
         except OSError as error:
             raise self.fault or broken_off() from error
-        if self.fault is not None:
-            raise self.fault
-        if self._ended:
-            raise broken_off()
+        if ended := self.fault or self.end:
+            raise ended
+
+    def abandon(self, answers: Answers) -> None:
+        """Close without a word, but not before others have had their replies. Nothing is written any more."""
+        if answers.reached:
+            self.abort()
+        else:
+            self._unwanted = answers
 
     def abort(self) -> None:
         """Close at once. During a handshake asyncio would not tell us that the connection is lost."""
         if not self.closed.done():
+            self.end = self.end or broken_off()
             if self.transport is not None:
-                cast("asyncio.WriteTransport", self.transport).abort()
+                self._out.abort()
             self._loop.call_soon(self.connection_lost, None)
 
     # What aiosmtplib calls, in the same step as it writes a command.
 
     async def read_response(self, timeout: float | None = None) -> SMTPResponse:
         assert timeout is not None, "every command has a limit"
-        self.owed += 1
+        self.expect(self._session, 1)
         return as_response(await self.reply(timedelta(seconds=timeout)))
 
     # What asyncio calls.
 
     def data_received(self, data: bytes) -> None:
-        if self.fault is not None or self._ended:
+        if self.ended():
             return
-        if self.owed == 0:
+        if not self.owed:
             self._give_up(f"the host said something unasked: {clean(data.strip())}")
             return
         try:
-            replies = self._parser.feed(data)
+            for reply in self._parser.feed(data):
+                if not self.owed:
+                    self._give_up(f"the host said more than it was asked: {clean(data.strip())}")
+                else:
+                    self._deal(reply)
+                if self.ended():
+                    return
         except ReplyError as error:
             self._give_up(f"the host sent {error}")
             return
-        self.owed -= len(replies)
-        if self.owed < 0 or (self.owed == 0 and self._parser.unfinished):
-            self._give_up(f"the host said more than it was asked: {clean(data.strip())}")
-        elif self.content_out and self._unwritten():
-            self._give_up("the host answered before it had the whole content")
-        elif self.leaving and self.owed == 0:
-            self.abort()
-        elif replies:
-            self._replies.extend(replies)
-            self._wake()
+        if not self.owed:
+            if self._parser.unfinished:
+                self._give_up(f"the host said more than it was asked: {clean(data.strip())}")
+            elif self.leaving:
+                self.abort()
 
     def eof_received(self) -> bool:
-        self._ended = True
-        self._wake()
+        self._finish(broken_off())
         self.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.closed.done():
             return
-        self._ended = True
-        self._deadline.close()
+        self.deadline.close()
         self.closed.set_result(None)
         super().connection_lost(exc)
-        self._wake()
+        self._finish(broken_off())
+
+    def _deal(self, reply: Reply) -> None:
+        answers = self._latest = self.line[0]
+        if answers.content_end is not None and answers.owed == 1 and self._is_within(answers.content_end):
+            self._give_up("the host answered before it had the whole content")
+            return
+        answers.give(reply)
+        self.owed -= 1
+        self.deadline.clear()
+        if not answers.owed:
+            self.line.popleft()
+            if self.line:
+                self._come_to(self.line[0])
+
+    def _come_to(self, answers: Answers) -> None:
+        if answers is self._unwanted:
+            self.abort()
+        elif answers.limit is not None:
+            self.deadline.set(answers.limit)
 
     def _give_up(self, why: str) -> None:
+        """Believe the host no more, nor what it has just said to whose turn it is; what it said to others stands.
+
+        Where nothing is owed any more, it is still the turn of the latest.
+        """
         self.fault = LinkError(FailureKind.PROTOCOL, why)
+        for answers in self.line or (self._latest or self._session,):
+            answers.fault = self.fault
+        self._finish(self.fault)
         self.abort()
-        self._wake()
 
     def _too_late(self) -> None:
-        self._late = True
-        self._wake()
+        limit = self.line[0].limit if self.line else None
+        waited = f" within {limit.total_seconds():g} s" if limit is not None else ""
+        self._finish(LinkError(FailureKind.TIMEOUT, f"the host did not answer{waited}"))
 
-    def _unwritten(self) -> int:
-        return cast("asyncio.WriteTransport", self.transport).get_write_buffer_size()
+    def _finish(self, why: LinkError) -> None:
+        self.end = self.end or why
+        for answers in self.line:
+            answers.wake()
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def _is_within(self, content_end: int) -> bool:
+        """Whether some of the content is still here. What is behind it may take a little more room under TLS."""
+        behind = self.written - content_end
+        unwritten = self._out.get_write_buffer_size() + sum(map(len, self._waiting))
+        return unwritten > behind + (TLS_OVERHEAD if behind else 0)
+
+    @property
+    def _out(self) -> asyncio.WriteTransport:
+        return cast("asyncio.WriteTransport", self.transport)
 
 
 class SmtpClient(SMTP):

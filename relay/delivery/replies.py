@@ -5,6 +5,7 @@ Text is cleaned where it enters, so that it can go into logs, stores and NDRs as
 """
 
 import re
+from collections.abc import Iterator
 
 from relay.status import Reply
 
@@ -31,7 +32,7 @@ class ReplyParser:
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer = b""
         self._code = b""
         self._lines: list[str] = []
         self._octets = 0
@@ -42,26 +43,24 @@ class ReplyParser:
         """Whether a reply has begun that is not complete."""
         return bool(self._buffer or self._code)
 
-    def feed(self, data: bytes) -> list[Reply]:
-        """Return the replies that `data` completes. Raises ReplyError."""
-        self._buffer += data
-        replies = []
+    def feed(self, data: bytes) -> Iterator[Reply]:
+        """Yield the replies that `data` completes, up to the first thing that is none. Raises ReplyError."""
+        data = self._buffer + data
         start = 0
-        while (end := self._buffer.find(b"\n", start)) >= 0:
-            reply = self._line(bytes(self._buffer[start : end + 1]))
+        while (end := data.find(b"\n", start) + 1) > 0:
+            reply = self._line(data, start, end)
+            start = end
             if reply is not None:
-                replies.append(reply)
-            start = end + 1
-        del self._buffer[:start]
+                yield reply
+        self._buffer = data[start:]
         if len(self._buffer) > MAX_LINE:
             raise ReplyError(f"a reply line of more than {MAX_LINE} octets")
-        return replies
 
-    def _line(self, line: bytes) -> Reply | None:
+    def _line(self, data: bytes, start: int, end: int) -> Reply | None:
         """Take one line with its ending; return the reply if it is the last one of it."""
-        match = _LINE.fullmatch(line)
-        if match is None or len(line) > MAX_LINE:
-            raise ReplyError(_what_is_wrong(line))
+        match = _LINE.fullmatch(data, start, end)
+        if match is None or end - start > MAX_LINE:
+            raise ReplyError(_what_is_wrong(data[start:end]))
         code, separator, text = match.groups(b"")
         if self._code and code != self._code:
             raise ReplyError(f"a reply that begins with {self._code.decode()} and goes on with {code.decode()}")
@@ -70,7 +69,7 @@ class ReplyParser:
             return Reply(int(code), (line_text,))
         self._lines.append(line_text[: max(0, MAX_TEXT_IN_ALL - self._characters)])
         self._characters += len(line_text)
-        self._octets += len(line)
+        self._octets += end - start
         if len(self._lines) + (separator == b"-") > MAX_LINES or self._octets > MAX_REPLY:
             raise ReplyError(f"a reply of more than {MAX_LINES} lines or {MAX_REPLY} octets")
         if separator == b"-":

@@ -87,7 +87,9 @@ class Session(Protocol):
         """Run one transaction, at most `max_recipients_per_transaction` of the recipients, in order.
 
         Raises HostError if the host lacks what the message needs (8BITMIME, SMTPUTF8, SIZE) or broke off before
-        any recipient was answered. Cancelling closes the connection; `committing` tells whether the final dot is out.
+        any recipient was answered. Once all of the message is sent, the next job may send on the same connection
+        meanwhile; what becomes of the one says nothing about the other. Cancelling closes the connection, but not
+        before a message that it has all of is answered. `committing` tells whether the final dot is out.
         """
         ...
 
@@ -100,6 +102,9 @@ class Session(Protocol):
 class Transport(Protocol):
     """Opens sessions, or lends open ones."""
 
-    def open(self, target: Target) -> AbstractAsyncContextManager[Session]:
-        """Raises HostError on entering if there can be no session as the requirement demands."""
+    def open(self, target: Target, *, destination: str, size: int) -> AbstractAsyncContextManager[Session]:
+        """Wait until the destination may have a session, for a message of about so many octets.
+
+        Raises HostError on entering if there can be none as the requirement demands, or not in good time.
+        """
         ...

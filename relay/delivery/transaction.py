@@ -4,7 +4,7 @@ RFC 5321 §3.3, RFC 2920 (pipelining), RFC 9422 (LIMITS). Replies are told apart
 of its phase, from the reply before it.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 
 from relay.delivery.commands import mail_command, needs_smtputf8, rcpt_command, unmet_need
@@ -22,22 +22,42 @@ _SIZE_OR_QUOTA = frozenset({(2, 2), (2, 3), (3, 4)})
 
 
 class LapsedError(Exception):
-    """A connection kept from earlier ended before the reply to MAIL. Nothing was charged: try a fresh one."""
+    """A connection that carried mail before ended before the reply to MAIL. Nothing was charged: try a fresh one."""
 
 
 class Transaction:
-    """To be run once. `committing`: the final dot is out, and what the host makes of it is not known yet."""
+    """To be run once.
 
-    def __init__(self, link: Link, parcel: Parcel, *, timeouts: Timeouts, max_recipients: int, reused: bool) -> None:
+    `committing`: the final dot is out, and what the host makes of it is not known yet. `on_sent` is called right
+    before the last of it is written, if nothing more is to be sent for this parcel: the next transaction may begin.
+    `ahead`: it began before the one ahead was answered. `lapsed`: the connection ended before the reply to MAIL;
+    `out_of_step`: the host seems not to bear with overlapping.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        parcel: Parcel,
+        *,
+        timeouts: Timeouts,
+        max_recipients: int,
+        reused: bool,
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> None:
         self.committing = False
+        self.ahead = not link.usable
+        self.lapsed = False
+        self.out_of_step = False
+        self.mail_answered = False
         self._link = link
+        self._answers = link.answers()
         self._offered = link.offered
         self._parcel = parcel
         self._timeouts = timeouts
         self._max_recipients = min(max_recipients, link.offered.rcpt_max or max_recipients)
         self._reused = reused
+        self._on_sent = on_sent
         self._phase = Phase.EHLO
-        self._mail_answered = False
         self._dot_sent = False
         self._accepted: list[int] = []
         self._postponed: list[int] = []
@@ -45,7 +65,7 @@ class Transaction:
         self._failure: HostFailure | None = None
 
     async def run(self) -> SendResult:
-        """Return what came of it. Raises HostError or LapsedError. Where replies are missing the link is aborted."""
+        """Return what came of it. Raises HostError or LapsedError. Where replies are missing the link is closed."""
         lacking = unmet_need(self._parcel.message, self._size(), self._offered)
         if lacking is not None:
             raise HostError(lacking, self._phase)
@@ -54,14 +74,24 @@ class Transaction:
             await self._converse(recipients)
         except LinkError as error:
             self._link.abort()
-            if self._reused and not self._mail_answered and _is_hanging_up(error):
+            self._judge(error)
+            if self.lapsed:
                 raise LapsedError from error
             self._failure = self._broken_off(error)
             self._postponed.clear()  # they too are for the next host
         except BaseException:
-            self._link.abort()
+            self._link.abandon(self._answers)
             raise
         return self._result()
+
+    def _judge(self, error: LinkError) -> None:
+        """Say whose fault the end is. What the one ahead met with says nothing about this message.
+
+        What is odd, but for an end that any connection may come to, is blamed on transactions that overlap.
+        """
+        hanging_up = _is_hanging_up(error)
+        self.lapsed = self._reused and not self.mail_answered and (self.ahead or hanging_up)
+        self.out_of_step = self.ahead and not (self._answers.reached and hanging_up)
 
     def _recipients_to_offer(self) -> Sequence[Recipient]:
         """Return the recipients of this transaction; note those that the host cannot have, and those for the next."""
@@ -82,10 +112,11 @@ class Transaction:
         mail, *rcpts = commands = self._commands(recipients)
         if self._offered.pipelining:
             # RFC 2920 §3.1: DATA is the last of its group. Replies are read while this is still being written.
-            self._link.pipeline(b"".join(commands) + b"DATA\r\n", len(commands) + 1)
-        await self._finish_reset()
+            self._link.pipeline(b"".join(commands) + b"DATA\r\n", self._answers, len(commands) + 1)
+        if not await self._link.was_reset():
+            raise LapsedError
         reply = await self._answer(mail, Phase.MAIL, self._timeouts.mail)
-        self._mail_answered = True
+        self.mail_answered = True
         if not _is_completion(reply):
             self._refused(reply)
             await self._read_out(len(rcpts))
@@ -117,8 +148,8 @@ class Transaction:
         """Return the reply to a command, which is written now unless the whole group is out already."""
         self._phase = phase
         if not self._offered.pipelining:
-            self._link.pipeline(command, 1)
-        reply = await self._link.reply(limit)
+            self._link.pipeline(command, self._answers, 1)
+        reply = await self._answers.next(limit)
         if reply.code == 421:
             raise LinkError(FailureKind.REPLY, f"the host said {reply}", reply)
         return reply
@@ -146,21 +177,36 @@ class Transaction:
 
     async def _send_content(self) -> None:
         self._phase = Phase.CONTENT
+        content = self._parcel.content
+        if isinstance(content, bytes) and len(content) <= BLOCK:
+            stuffer = DotStuffer()
+            last = stuffer.feed(content) + stuffer.finish()
+        else:
+            last = await self._stream(content)
+        await self._end_content(last)
+
+    async def _stream(self, content: bytes | Callable[[], AsyncIterator[bytes]]) -> bytes:
+        """Send all but the last of it, which is returned with the final dot."""
         stuffer = DotStuffer()
         waiting = b""
-        async for piece in self._pieces():
+        async for piece in _pieces(content):
             await self._link.stream(waiting)
             waiting = stuffer.feed(piece)
-        waiting += stuffer.finish()
+        return waiting + stuffer.finish()
+
+    async def _end_content(self, last: bytes) -> None:
+        if not self._postponed:
+            self._on_sent()  # whoever is next writes in the turn of the loop that begins now, and so in one group
+        self._link.end_content(last, self._answers)
         self._phase = Phase.END_OF_DATA
         self._dot_sent = self.committing = True
         try:
-            reply = await self._link.end_of_data(waiting, self._timeouts.data_end)
+            reply = await self._answers.next(self._timeouts.data_end)
         finally:
             self.committing = False
         self._decide(reply)
         if reply.code == 421:
-            self._link.abort()
+            self._link.retire()
 
     def _decide(self, reply: Reply) -> None:
         """RFC 5321 §4.1.1.4: what is said to DATA and to its end holds for all accepted recipients alike."""
@@ -176,7 +222,7 @@ class Transaction:
             return
         try:
             for _ in range(rcpts):
-                await self._link.reply(self._timeouts.rcpt)
+                await self._answers.next(self._timeouts.rcpt)
             await self._end_empty()
         except LinkError:
             self._link.abort()
@@ -184,29 +230,22 @@ class Transaction:
     async def _end_empty(self) -> None:
         """No recipient was accepted. RFC 2920 §3.1: if the host wants content all the same, it gets a lone dot."""
         if self._offered.pipelining:
-            reply = await self._link.reply(self._timeouts.data)
+            reply = await self._answers.next(self._timeouts.data)
             if reply.code == 354:
-                await self._link.end_of_data(b".\r\n", self._timeouts.data)
+                self._link.end_content(b".\r\n", self._answers)
+                await self._answers.next(self._timeouts.data)
                 return
         self._reset()
 
     def _reset(self) -> None:
-        """Send RSET, and leave its reply to the next transaction: this one's results are known.
+        """Say RSET, and leave its reply to the next transaction: this one's results are known.
 
         Without PIPELINING nothing may follow before that reply, not even QUIT: RSET itself is left for then.
         """
         if self._offered.pipelining:
-            self._link.pipeline(b"RSET\r\n", 1)
-        self._link.reset_owed = True
-
-    async def _finish_reset(self) -> None:
-        if self._link.reset_owed:
-            self._link.reset_owed = False
-            if not self._offered.pipelining:
-                self._link.pipeline(b"RSET\r\n", 1)
-            if not _is_completion(await self._link.reply(self._timeouts.mail)):
-                self._link.abort()
-                raise LapsedError
+            self._link.say_reset()
+        else:
+            self._link.reset_due = True
 
     # What came of it.
 
@@ -236,15 +275,15 @@ class Transaction:
             return len(content) + (0 if content.endswith(b"\r\n") or not content else 2)
         return self._parcel.message.size
 
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        content = self._parcel.content
-        if isinstance(content, bytes):
-            for start in range(0, len(content), BLOCK):
-                yield content[start : start + BLOCK]
-            return
-        async for piece in content():
-            for start in range(0, len(piece), BLOCK):
-                yield piece[start : start + BLOCK]
+
+async def _pieces(content: bytes | Callable[[], AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
+    if isinstance(content, bytes):
+        for start in range(0, len(content), BLOCK):
+            yield content[start : start + BLOCK]
+        return
+    async for piece in content():
+        for start in range(0, len(piece), BLOCK):
+            yield piece[start : start + BLOCK]
 
 
 def _is_completion(reply: Reply) -> bool:

@@ -6,7 +6,7 @@ leaves, the job stays with its lease, and the lease lapses.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -18,18 +18,15 @@ from relay.delivery.notices import NoticeWriter
 from relay.delivery.plan import DeliveryPlan, verdicts
 from relay.delivery.route import Router
 from relay.delivery.seam import HostError, Parcel, Session, Target, Transport
-from relay.delivery.slots import GaveWayError, Slot, Slots
+from relay.delivery.slots import Slots
 from relay.delivery.tally import Tally
-from relay.queue.attempt import Attempt, FailureKind, HostFailure, Phase, PolicyFacts
+from relay.queue.attempt import Attempt, FailureKind, HostFailure, PolicyFacts
 from relay.queue.message import HoldReason, Job, NewMessage
 from relay.queue.notice import NoticeRequest
 from relay.queue.schedule import ScheduleSettings, retry_after
 from relay.queue.settle import Decision, settle
 from relay.status import Status
 from relay.store.protocols import LeaseLostError, QueueStore, SettledRecipient, Settlement, StoreError, Verdict
-
-MAX_IN_MEMORY = 256 * 1024
-"""Content up to this size is read whole; larger content is streamed from the store for each host anew."""
 
 T = TypeVar("T")
 
@@ -62,7 +59,6 @@ class _Run:
     session: Session | None = None
     settling: bool = False
     broken_off: bool = False
-    content: bytes | Callable[[], AsyncIterator[bytes]] | None = field(default=None, repr=False)
 
 
 class DeliveryWorker:
@@ -167,56 +163,29 @@ class DeliveryWorker:
                 run.broken_off = True
                 return
             try:
-                while not await self._visit(run, plan, target):
-                    pass
+                await self._visit(run, plan, target)
             except HostError as error:
                 plan.host_failed(error)
-            except GaveWayError as error:
-                failure = HostFailure(kind=FailureKind.TIMEOUT, detail=str(error))
-                plan.host_failed(HostError(failure, Phase.CONNECT))
             finally:
                 run.session = None
 
-    async def _visit(self, run: _Run, plan: DeliveryPlan, target: Target) -> bool:
-        """Offer the message at one address. False if the host has connections enough: then it is to be tried again."""
-        async with self._slots.hold(run.job.destination, target.mx_host) as slot:
-            try:
-                async with self._transport.open(target) as session:
-                    self._slots.opened(slot, target.address)
-                    run.session = session
-                    await self._offer(run, plan, target, slot)
-            except HostError as error:
-                if self._slots.refused(slot, target.address, error.failure, error.phase) and not plan.answered:
-                    return False
-                raise
-        return True
+    async def _visit(self, run: _Run, plan: DeliveryPlan, target: Target) -> None:
+        message, destination = run.job.message, run.job.destination
+        async with self._transport.open(target, destination=destination, size=message.size) as session:
+            run.session = session
+            while plan.offer:
+                parcel = Parcel(message=message, recipients=plan.offer, content=self._content(run.job))
+                result = await session.send(parcel)
+                plan.host_replied(result, session.facts)
+                if any(reply.positive for reply in result.replies.values()):
+                    self._slots.succeeded(destination, target.mx_host)
+                if self._draining and plan.offer:
+                    run.broken_off = True
+                    return
 
-    async def _offer(self, run: _Run, plan: DeliveryPlan, target: Target, slot: Slot) -> None:
-        session = run.session
-        assert session is not None, "opened"
-        while plan.offer:
-            parcel = Parcel(message=run.job.message, recipients=plan.offer, content=await self._content(run))
-            result = await session.send(parcel)
-            plan.host_replied(result, session.facts)
-            if any(reply.positive for reply in result.replies.values()):
-                self._slots.succeeded(run.job.destination, target.mx_host)
-            if result.failure is not None:
-                self._slots.refused(slot, target.address, result.failure, result.phase)
-            if self._draining and plan.offer:
-                run.broken_off = True
-                return
-
-    async def _content(self, run: _Run) -> bytes | Callable[[], AsyncIterator[bytes]]:
-        """The content: handed over in memory, read once, or to be streamed."""
-        if run.content is None:
-            message = run.job.message
-            if run.job.content is not None:
-                run.content = run.job.content
-            elif message.size <= MAX_IN_MEMORY:
-                run.content = b"".join([piece async for piece in self._store.content(message.queue_id)])
-            else:
-                run.content = lambda: self._store.content(message.queue_id)
-        return run.content
+    def _content(self, job: Job) -> bytes | Callable[[], AsyncIterator[bytes]]:
+        """The content: handed over in memory, or to be read from the store once the host wants it."""
+        return job.content if job.content is not None else lambda: self._store.content(job.message.queue_id)
 
     async def _recheck(self, run: _Run, plan: DeliveryPlan, route: Route) -> None:
         """A policy refuses: look it up past our caches, and try at once what another one allows (RFC 8461 §5)."""

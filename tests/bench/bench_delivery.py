@@ -28,6 +28,8 @@ from policy.tls import TlsContexts
 from relay.delivery.client import Connector
 from relay.delivery.pool import ConnectionPool
 from relay.delivery.seam import Parcel, Target
+from relay.delivery.slot_table import SlotSettings
+from relay.delivery.slots import Slots
 from relay.delivery.timeouts import Timeouts
 from relay.lab.ca import LabCA
 from relay.lab.mx import LabMx
@@ -36,6 +38,7 @@ from relay.metrics import Metrics
 from relay.queue.message import Envelope, Message, Recipient
 
 HOST = "mx.bench.test"
+DESTINATION = "bench.test"
 SINK = Path("/usr/sbin/smtp-sink")
 LINE = b"x" * 74 + b"\r\n"
 
@@ -99,7 +102,7 @@ async def deliver(pool: ConnectionPool, target: Target, parcels: "asyncio.Queue[
     with contextlib.suppress(asyncio.QueueEmpty):
         while True:
             parcel = parcels.get_nowait()
-            async with pool.open(target) as session:
+            async with pool.open(target, destination=DESTINATION, size=parcel.message.size) as session:
                 result = await session.send(parcel)
             assert all(reply.code == 250 for reply in result.replies.values()), result
 
@@ -108,8 +111,15 @@ async def measure(port: int, ca_file: str, level: Level, arguments: argparse.Nam
     timeouts = Timeouts()
     contexts = TlsContexts(ca_file=ca_file)
     connector = Connector(hostname="relay.bench.test", contexts=contexts, timeouts=timeouts, clock=WallClock())
+    slots = Slots(
+        settings=SlotSettings(max_connections_per_destination=arguments.connections), timer=time.perf_counter
+    )
+    for _ in range(arguments.connections):
+        slots.succeeded(DESTINATION, HOST)
     pool = ConnectionPool(
         connector=connector,
+        slots=slots,
+        clock=WallClock(),
         metrics=Metrics(CollectorRegistry()),
         timeouts=timeouts,
         max_messages_per_connection=arguments.per_connection,
@@ -124,7 +134,7 @@ async def measure(port: int, ca_file: str, level: Level, arguments: argparse.Nam
         recipient = Recipient(id=number, forward_path="someone@bench.test")
         parcels.put_nowait(Parcel(message=message, recipients=(recipient,), content=content))
     wall, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(deliver(pool, target, parcels) for _ in range(arguments.connections)))
+    await asyncio.gather(*(deliver(pool, target, parcels) for _ in range(slots.attempts(DESTINATION))))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     await pool.close()
     per_message = cpu / arguments.messages * 1000
@@ -139,6 +149,7 @@ async def main() -> None:
     parser.add_argument("--connections", type=int, default=20)
     parser.add_argument("--per-connection", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=10_000)
+    parser.add_argument("--uvloop", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if arguments.sink:

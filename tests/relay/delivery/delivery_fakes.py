@@ -24,7 +24,7 @@ from relay.delivery.notices import NoticeWriter
 from relay.delivery.route import Policies, Router, RouteSettings
 from relay.delivery.seam import HostError, Parcel, SendResult, SessionFacts, Target
 from relay.delivery.slot_table import SlotSettings
-from relay.delivery.slots import Slots
+from relay.delivery.slots import GaveWayError, Slot, Slots
 from relay.delivery.tally import Tally
 from relay.delivery.worker import DeliveryWorker
 from relay.metrics import Metrics
@@ -83,6 +83,9 @@ class FakeSession:
         self._transport.sent.append((self._target, parcel))
         for _ in range(self._host.turns):
             await asyncio.sleep(0)
+        if callable(parcel.content):
+            async for _ in parcel.content():
+                pass
         if self._host.gate is not None:
             self.committing = self._host.committing
             self._transport.started.set()
@@ -103,9 +106,10 @@ class FakeSession:
 
 
 class FakeTransport:
-    """Keeps to the requirement as the real one does: `contacted` and `sent` tell what went where."""
+    """Keeps to requirement and slots as the real one does: `contacted` and `sent` tell what went where."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
         self.hosts: dict[str, FakeHost] = defaultdict(FakeHost)
         self.contacted: list[Target] = []
         self.sent: list[tuple[Target, Parcel]] = []
@@ -114,26 +118,53 @@ class FakeTransport:
         self.most_open = 0
 
     @asynccontextmanager
-    async def open(self, target: Target) -> AsyncIterator[FakeSession]:
+    async def open(self, target: Target, *, destination: str, size: int) -> AsyncIterator[FakeSession]:
+        assert size >= 0
+        slot, session = await self._enter(target, destination)
+        try:
+            yield session
+        finally:
+            self._count(target, -1)
+            self._slots.give_back(slot)
+
+    async def _enter(self, target: Target, destination: str) -> tuple[Slot, FakeSession]:
+        while True:
+            slot = await self._slots.acquire(destination, target.mx_host)
+            self._count(target, 1)
+            try:
+                return slot, await self._connect(target, slot)
+            except BaseException as error:
+                host_error = error if isinstance(error, HostError) else None
+                enough = host_error and self._slots.refused(slot, target.address, host_error.failure, host_error.phase)
+                self._count(target, -1)
+                self._slots.give_back(slot)
+                if not enough:
+                    raise
+
+    async def _connect(self, target: Target, slot: Slot) -> FakeSession:
         self.contacted.append(target)
         host = self.hosts[target.mx_host]
-        self.open_now += 1
-        self.most_open = max(self.most_open, self.open_now)
-        host.open_now += 1
+        if host.most is not None and host.open_now > host.most:
+            host.turned_away += 1
+            reply = Reply(421, ("4.7.0 too many connections",))
+            raise HostError(down(FailureKind.REPLY, str(reply), reply), Phase.GREETING)
         try:
-            if host.most is not None and host.open_now > host.most:
-                host.turned_away += 1
-                reply = Reply(421, ("4.7.0 too many connections",))
-                raise HostError(down(FailureKind.REPLY, str(reply), reply), Phase.GREETING)
-            if host.connect_gate is not None:
-                self.started.set()
-                await host.connect_gate.wait()
-            if host.down is not None:
-                raise HostError(host.down, host.down_at)
-            yield FakeSession(self, target, host, _facts(target, host))
-        finally:
-            self.open_now -= 1
-            host.open_now -= 1
+            async with self._slots.in_good_time(slot):
+                if host.connect_gate is not None:
+                    self.started.set()
+                    await host.connect_gate.wait()
+                if host.down is not None:
+                    raise HostError(host.down, host.down_at)
+                session = FakeSession(self, target, host, _facts(target, host))
+                self._slots.opened(slot, target.address)
+        except GaveWayError as error:
+            raise HostError(down(FailureKind.TIMEOUT, str(error)), Phase.CONNECT) from error
+        return session
+
+    def _count(self, target: Target, count: int) -> None:
+        self.open_now += count
+        self.most_open = max(self.most_open, self.open_now)
+        self.hosts[target.mx_host].open_now += count
 
 
 def _facts(target: Target, host: FakeHost) -> SessionFacts:
@@ -240,11 +271,11 @@ class World:
             resolver=self.resolver, fetcher=self.fetcher, store=MemoryPolicyStore(), clock=self.clock
         )
         self.store = RecordingStore(self.clock)
-        self.transport = FakeTransport()
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
         self.tally = Tally(self.metrics)
         self.slots = Slots(settings=self.slots_settings, timer=self.clock.seconds, line_seconds=self.line_seconds)
+        self.transport = FakeTransport(self.slots)
         self.router = Router(
             resolver=self.resolver,
             policies=self.wrapped(self.policies),

@@ -105,9 +105,9 @@ async def rig_around(
         timeouts=Timeouts(),
         clock=clock,
     )
-    pool = ConnectionPool(connector=connector, metrics=metrics, timeouts=Timeouts())
-    store = await SqliteQueueStore.open(directory / "queue-0.db", clock=clock, incarnation="test", node="test")
     slots, tally = Slots(settings=SlotSettings(), timer=timer, line_seconds=2.0), Tally(metrics)
+    pool = ConnectionPool(connector=connector, slots=slots, clock=clock, metrics=metrics, timeouts=Timeouts())
+    store = await SqliteQueueStore.open(directory / "queue-0.db", clock=clock, incarnation="test", node="test")
     ids = iter(range(1_000_000))
     notices = NoticeWriter(
         store=store,

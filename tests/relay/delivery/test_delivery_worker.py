@@ -21,7 +21,6 @@ from relay.delivery.hosts import NextHop
 from relay.delivery.route import POLICY_SECONDS, Policies
 from relay.delivery.seam import SendResult
 from relay.delivery.slot_table import SlotSettings
-from relay.delivery.worker import MAX_IN_MEMORY
 from relay.logs import fields
 from relay.queue.attempt import FailureKind, Phase
 from relay.queue.message import HoldReason, Notify, Origin, Ret, State
@@ -772,18 +771,22 @@ async def test_shared_failures_are_written_as_attempts_of_their_own() -> None:
     assert len(world.transport.contacted) == 1
 
 
-async def test_large_content_is_streamed_and_small_content_read_once() -> None:
+async def test_content_is_handed_over_as_it_is_or_read_for_each_host_anew() -> None:
     world = World()
     world.domain("example.test", "mx.example.test", "mx2.example.test")
     for name in ("mx.example.test", "mx2.example.test"):
         world.transport.hosts[name].replies = {"bob@example.test": Reply(451, ("4.3.0 later",))}
-    for size in (1000, MAX_IN_MEMORY + 1):
-        await world.enqueue(content=b"Subject: x\r\n\r\n" + b"x" * size)
-        await world.worker.attempt(await world.claim())
-    contents = [parcel.content for _, parcel in world.transport.sent]
-    assert contents[0] is contents[1], "read once for both hosts"
-    assert callable(contents[2])
-    assert len(b"".join([piece async for piece in contents[2]()])) == MAX_IN_MEMORY + 15
+    content = b"Subject: x\r\n\r\n" + b"x" * 1000
+    (in_memory,) = await world.enqueue(content=content, lease=frozenset({"example.test"}))
+    await world.worker.attempt(in_memory)
+    await world.enqueue(content=content)
+    await world.worker.attempt(await world.claim())
+    first, second, *read = [parcel.content for _, parcel in world.transport.sent]
+    assert first is second is in_memory.content
+    for one in read:
+        assert callable(one)
+        assert b"".join([piece async for piece in one()]) == content
+    assert len(read) == 2
 
 
 async def test_content_that_is_gone_defers_and_does_not_bounce() -> None:

@@ -17,8 +17,12 @@ from policy.names import IPAddress
 from policy.requirement import Level, MxMatch, Requirement
 from policy.tls import TlsContexts
 from relay.delivery.client import Connector
-from relay.delivery.pool import ConnectionPool, LentSession
+from relay.delivery.link import BLOCK
+from relay.delivery.pool import ConnectionPool
 from relay.delivery.seam import HostError, Parcel, SendResult, Target
+from relay.delivery.session import LentSession
+from relay.delivery.slot_table import SlotSettings
+from relay.delivery.slots import Slots
 from relay.delivery.timeouts import Timeouts
 from relay.lab.ca import LabCA
 from relay.lab.mx import LabMx
@@ -28,6 +32,8 @@ from relay.queue.message import Envelope, Message, Recipient
 
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 MX = "mx1.shop.test"
+DESTINATION = "shop.test"
+LONG = 10 * BLOCK
 CONTENT = b"Subject: hello\r\n\r\nA line.\r\n"
 SOON = timedelta(seconds=0.15)
 PATIENT = Timeouts()
@@ -74,8 +80,11 @@ class World:
         requirement = Requirement(level=level, mx_host=mx_host, mx_match=mx_match)
         return Target(mx_host=mx_host, address=LOOPBACK, port=self.port, requirement=requirement)
 
-    def open(self, level: Level = Level.OPPORTUNISTIC) -> LentSession:
-        return self.pool.open(self.target(level))
+    def open(
+        self, level: Level = Level.OPPORTUNISTIC, *, destination: str = DESTINATION, size: int = LONG
+    ) -> LentSession:
+        """With a small `size` a session waits for one that another is done with, rather than connect."""
+        return self.pool.open(self.target(level), destination=destination, size=size)
 
     async def send(self, what: Parcel | None = None, level: Level = Level.OPPORTUNISTIC) -> SendResult:
         async with self.open(level) as session:
@@ -117,8 +126,13 @@ async def world(
             clock=clock,
             source_addresses=source_addresses,
         )
+        slots = Slots(settings=SlotSettings(), timer=clock.seconds)
+        for _ in range(20):
+            slots.succeeded(DESTINATION, MX)
         pool = ConnectionPool(
             connector=connector,
+            slots=slots,
+            clock=clock,
             metrics=Metrics(registry),
             timeouts=timeouts,
             connection_idle=connection_idle,

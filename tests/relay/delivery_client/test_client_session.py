@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from client_world import LOOPBACK, MX, SOON, World, codes, greet, parcel, say, until, world
+from client_world import DESTINATION, LONG, LOOPBACK, MX, SOON, World, codes, greet, parcel, say, until, world
 
 from policy.requirement import Level, MxMatch, Requirement, ResultType
 from policy.tls import opportunistic_context
@@ -296,7 +296,7 @@ async def test_testing_is_never_worse_than_no_policy(behaviour: MxBehaviour) -> 
 async def test_testing_notes_a_host_that_the_policy_does_not_name(kind: CertificateKind) -> None:
     async with world(MxBehaviour(certificate=kind)) as at:
         target = at.target(Level.TESTING, mx_match=MxMatch.NOT_MATCHED)
-        async with at.pool.open(target) as session:
+        async with at.pool.open(target, destination=DESTINATION, size=LONG) as session:
             assert codes(await session.send(parcel())) == {1: 250}
             assert session.facts.security is Security.OPPORTUNISTIC
             assert session.facts.testing_failure is not None
@@ -330,7 +330,7 @@ async def test_testing_meets_a_dead_host_as_no_policy_would() -> None:
         await at.host.close()
         target = at.target(Level.TESTING, mx_match=MxMatch.NOT_MATCHED)
         with pytest.raises(HostError) as caught:
-            async with at.pool.open(target):
+            async with at.pool.open(target, destination=DESTINATION, size=LONG):
                 pass
         assert caught.value.failure.kind is FailureKind.CONNECTION_REFUSED
         assert caught.value.testing_failure is not None
@@ -470,7 +470,7 @@ async def test_l6_a_bad_name_is_a_failure_of_the_host_and_no_crash(mx_host: str,
     async with world() as at:
         kinds = set()
         try:
-            async with at.pool.open(at.target(level, mx_host=mx_host)) as session:
+            async with at.pool.open(at.target(level, mx_host=mx_host), destination=DESTINATION, size=LONG) as session:
                 await session.send(parcel())
         except HostError as error:
             kinds.add(error.failure.kind)
@@ -485,7 +485,7 @@ async def test_l6_an_address_that_nobody_can_connect_to_is_told() -> None:
         requirement = Requirement(level=Level.OPPORTUNISTIC, mx_host=MX)
         target = Target(mx_host=MX, address=ipaddress.ip_address("255.255.255.255"), port=25, requirement=requirement)
         with pytest.raises(HostError) as caught:
-            async with at.pool.open(target):
+            async with at.pool.open(target, destination=DESTINATION, size=LONG):
                 pass
         assert (caught.value.failure.kind, caught.value.phase) == (FailureKind.CONNECTION_REFUSED, Phase.CONNECT)
         assert caught.value.failure.detail == "no connection: Network is unreachable"
@@ -531,7 +531,7 @@ async def test_l5_no_command_gets_past_the_choke_point_in_plaintext() -> None:
     async with world() as at:
         link = await _reach(at, Requirement(level=Level.VERIFIED, mx_host=MX))
         with pytest.raises(UnprotectedError):
-            link.pipeline(b"MAIL FROM:<a@b.test>\r\n", 1)
+            link.pipeline(b"MAIL FROM:<a@b.test>\r\n", link.answers(), 1)
         link.abort()
         await at.host.ended.wait_for(1)
         assert at.host.sessions[0].verbs() == ["EHLO"]
@@ -542,7 +542,7 @@ async def test_l5_nor_over_tls_that_nobody_verified() -> None:
         link = await _reach(at, Requirement(level=Level.VERIFIED, mx_host=MX))
         await link.start_tls(opportunistic_context(), MX)
         with pytest.raises(UnprotectedError):
-            link.pipeline(b"MAIL FROM:<a@b.test>\r\n", 1)
+            link.pipeline(b"MAIL FROM:<a@b.test>\r\n", link.answers(), 1)
         link.abort()
         await until(link.closed.done)
         assert mail_commands(at) == []
@@ -553,7 +553,7 @@ async def test_l5_nor_over_tls_verified_for_another_name() -> None:
         link = await _reach(at, Requirement(level=Level.VERIFIED, mx_host=MX))
         await link.start_tls(at.connector._contexts.verified, "mx2.shop.test")
         with pytest.raises(UnprotectedError):
-            link.pipeline(b"MAIL FROM:<a@b.test>\r\n", 1)
+            link.pipeline(b"MAIL FROM:<a@b.test>\r\n", link.answers(), 1)
         link.abort()
         await until(link.closed.done)
         assert mail_commands(at) == []
@@ -563,8 +563,9 @@ async def test_l5_nor_over_tls_verified_for_another_name() -> None:
 async def test_the_choke_point_is_open_where_nothing_demands_tls(level: Level) -> None:
     async with world() as at:
         link = await _reach(at, Requirement(level=level, mx_host=MX))
-        link.pipeline(b"MAIL FROM:<a@b.test>\r\n", 1)
-        assert (await link.reply(timedelta(seconds=5))).code == 250
+        answers = link.answers()
+        link.pipeline(b"MAIL FROM:<a@b.test>\r\n", answers, 1)
+        assert (await answers.next(timedelta(seconds=5))).code == 250
         link.abort()
         await until(link.closed.done)
 

@@ -738,7 +738,7 @@ async def test_l15_k9_large_messages_pass_through_without_staying() -> None:
             yield block
 
     letter = message(size=len(block) * blocks)
-    async with world(server=serve) as at:
+    async with world(server=serve, max_messages=1) as at:
         tracemalloc.start()
         try:
             results = await asyncio.gather(*(at.send(parcel(content=content, letter=letter)) for _ in range(10)))

@@ -7,7 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from client_world import CONTENT, MX, PATIENT, SOON, codes, greet, message, parcel, recipients, say, until, world
+from client_world import (
+    CONTENT,
+    DESTINATION,
+    LONG,
+    MX,
+    PATIENT,
+    SOON,
+    codes,
+    greet,
+    message,
+    parcel,
+    recipients,
+    say,
+    until,
+    world,
+)
 
 from policy.requirement import Level, MxMatch
 from relay.delivery.pool import ConnectionPool
@@ -22,7 +37,7 @@ async def test_the_pool_is_a_transport() -> None:
     async with world() as at:
         transport: Transport = at.pool
         assert isinstance(at.pool, ConnectionPool)
-        async with transport.open(at.target()) as session:
+        async with transport.open(at.target(), destination=DESTINATION, size=LONG) as session:
             assert codes(await session.send(parcel())) == {1: 250}
 
 
@@ -75,7 +90,7 @@ async def test_a9_a_connection_is_kept_for_the_same_requirement_only(other: dict
     names = (MX, "mx2.shop.test")
     async with world(MxBehaviour(certificate_names=names)) as at:
         for target in (at.target(), at.target(**other), at.target()):
-            async with at.pool.open(target) as session:
+            async with at.pool.open(target, destination=DESTINATION, size=LONG) as session:
                 assert codes(await session.send(parcel())) == {1: 250}
         assert len(at.host.sessions) == 2
 
@@ -94,7 +109,7 @@ async def test_the_address_is_part_of_the_key() -> None:
         elsewhere = replace(at.target(), port=1)
         await at.send()
         with pytest.raises(HostError):
-            async with at.pool.open(elsewhere):
+            async with at.pool.open(elsewhere, destination=DESTINATION, size=LONG):
                 pass
         assert isinstance(elsewhere, Target)
 
@@ -123,8 +138,9 @@ async def test_rfc9422_mailmax_is_kept_also_within_a_session() -> None:
 @pytest.mark.rfc("9422-4.3-a")
 async def test_rfc9422_rcptdomainmax_is_kept() -> None:
     async with world(MxBehaviour(keywords=(*STANDARD_KEYWORDS, "LIMITS RCPTDOMAINMAX=2"))) as at:
-        for domain in ("one.test", "two.test", "ONE.test", "three.test", "two.test"):
-            await at.send(parcel(f"someone@{domain}"))
+        for domain in ("one.test", "two.test", "one.test", "three.test", "two.test"):
+            async with at.open(destination=domain) as session:
+                await session.send(parcel(f"someone@{domain}"))
         assert [record.verbs().count("MAIL") for record in at.host.sessions] == [3, 2]
 
 

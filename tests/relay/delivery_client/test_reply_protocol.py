@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.delivery.protocol import LinkError, ReplyProtocol
+from relay.delivery.protocol import Answers, LinkError, ReplyProtocol
 from relay.queue.attempt import FailureKind
+from relay.status import Reply
 
 NOW = timedelta(0)
 
@@ -34,29 +35,40 @@ class StubTransport(asyncio.Transport):
         self.aborted = True
 
 
-def protocol(*, owed: int, transport: StubTransport) -> ReplyProtocol:
-    made = ReplyProtocol(lambda _protocol: None)
-    made.connection_made(transport)
-    made.owed = owed
-    return made
+class Exchange:
+    """A protocol past its greeting, and what one transaction is owed on it."""
+
+    def __init__(self, *, owed: int, transport: StubTransport) -> None:
+        self.protocol = ReplyProtocol(lambda _protocol: None)
+        self.protocol.connection_made(transport)
+        self.hear(b"220 hello\r\n")
+        self.answers = Answers(self.protocol)
+        if owed:
+            self.protocol.expect(self.answers, owed)
+
+    def hear(self, octets: bytes) -> None:
+        self.protocol.data_received(octets)
+
+    async def reply(self, limit: timedelta = NOW) -> Reply:
+        return await self.answers.next(limit)
 
 
 @given(st.integers(0, 6), st.lists(st.integers(200, 599), max_size=8), st.integers(1, 60))
 def test_l2_replies_are_counted_and_nothing_comes_after_them(owed: int, codes: list[int], size: int) -> None:
     async def scenario() -> None:
         transport = StubTransport()
-        link = protocol(owed=owed, transport=transport)
+        link = Exchange(owed=owed, transport=transport)
         octets = b"".join(b"%d text\r\n" % code for code in codes)
         for start in range(0, len(octets), size):
-            link.data_received(octets[start : start + size])
+            link.hear(octets[start : start + size])
         if len(codes) > owed:
             assert transport.aborted
             with pytest.raises(LinkError) as caught:
-                await link.reply(NOW)
+                await link.reply()
             assert caught.value.kind is FailureKind.PROTOCOL
         else:
-            assert [(await link.reply(NOW)).code for _ in codes] == codes
-            assert link.owed == owed - len(codes)
+            assert [(await link.reply()).code for _ in codes] == codes
+            assert link.answers.owed == owed - len(codes)
             assert not transport.aborted
 
     asyncio.run(scenario())
@@ -64,56 +76,56 @@ def test_l2_replies_are_counted_and_nothing_comes_after_them(owed: int, codes: l
 
 async def test_e3_a_reply_before_the_content_is_out_is_none() -> None:
     transport = StubTransport(unwritten=1)
-    link = protocol(owed=1, transport=transport)
-    link.content_out = True
-    link.data_received(b"250 taken\r\n")
+    link = Exchange(owed=1, transport=transport)
+    link.answers.content_end = 0
+    link.hear(b"250 taken\r\n")
     with pytest.raises(LinkError, match="before it had the whole content") as caught:
-        await link.reply(NOW)
+        await link.reply()
     assert caught.value.kind is FailureKind.PROTOCOL
     assert transport.aborted
 
 
 async def test_replies_that_came_before_the_end_are_still_had() -> None:
-    link = protocol(owed=2, transport=StubTransport())
-    link.data_received(b"250 taken\r\n")
-    link.eof_received()
-    assert (await link.reply(NOW)).code == 250
+    link = Exchange(owed=2, transport=StubTransport())
+    link.hear(b"250 taken\r\n")
+    link.protocol.eof_received()
+    assert (await link.reply()).code == 250
     with pytest.raises(LinkError) as caught:
-        await link.reply(NOW)
+        await link.reply()
     assert caught.value.kind is FailureKind.BROKEN_OFF
 
 
 async def test_a_fault_outranks_replies_that_nobody_has_taken() -> None:
-    link = protocol(owed=2, transport=StubTransport())
-    link.data_received(b"250 taken\r\n554 refused\r\n250 what\r\n")
+    link = Exchange(owed=2, transport=StubTransport())
+    link.hear(b"250 taken\r\n554 refused\r\n250 what\r\n")
     with pytest.raises(LinkError) as caught:
-        await link.reply(NOW)
+        await link.reply()
     assert caught.value.kind is FailureKind.PROTOCOL
 
 
 async def test_what_comes_after_the_end_is_not_looked_at() -> None:
-    link = protocol(owed=1, transport=StubTransport())
-    link.eof_received()
-    link.data_received(b"250 late\r\n")
+    link = Exchange(owed=1, transport=StubTransport())
+    link.protocol.eof_received()
+    link.hear(b"250 late\r\n")
     with pytest.raises(LinkError) as caught:
-        await link.reply(NOW)
+        await link.reply()
     assert caught.value.kind is FailureKind.BROKEN_OFF
 
 
 async def test_after_a_reply_that_came_too_late_the_connection_is_of_no_use() -> None:
-    link = protocol(owed=1, transport=StubTransport())
+    link = Exchange(owed=1, transport=StubTransport())
     with pytest.raises(LinkError) as caught:
         await link.reply(timedelta(milliseconds=1))
     assert caught.value.kind is FailureKind.TIMEOUT
-    assert not link.usable
+    assert not link.protocol.usable
 
 
 async def test_the_last_reply_closes_a_connection_that_is_being_left() -> None:
     transport = StubTransport()
-    link = protocol(owed=1, transport=transport)
-    link.leaving = True
-    link.data_received(b"221 by")
+    link = Exchange(owed=1, transport=transport)
+    link.protocol.leaving = True
+    link.hear(b"221 by")
     assert not transport.is_closing()
-    link.data_received(b"e\r\n")
+    link.hear(b"e\r\n")
     assert transport.is_closing()
-    await link.closed
+    await link.protocol.closed

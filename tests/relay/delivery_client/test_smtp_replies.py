@@ -32,7 +32,7 @@ from relay.status import Reply
 )
 @pytest.mark.rfc("5321-4.2-d")
 def test_well_formed_replies(octets: bytes, reply: Reply) -> None:
-    assert ReplyParser().feed(octets) == [reply]
+    assert list(ReplyParser().feed(octets)) == [reply]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_well_formed_replies(octets: bytes, reply: Reply) -> None:
 @pytest.mark.rfc("5321-4.2-c")
 def test_l12_what_is_no_reply_is_an_error(octets: bytes) -> None:
     with pytest.raises(ReplyError):
-        ReplyParser().feed(octets)
+        list(ReplyParser().feed(octets))
 
 
 def test_a_reply_may_come_in_any_pieces() -> None:
@@ -78,26 +78,26 @@ def test_a_reply_may_come_in_any_pieces() -> None:
 @pytest.mark.parametrize("octets", [b"2", b"250 ok\r", b"250-one\r\n"])
 def test_a_reply_that_has_begun_is_unfinished(octets: bytes) -> None:
     parser = ReplyParser()
-    assert parser.feed(octets) == []
+    assert list(parser.feed(octets)) == []
     assert parser.unfinished
 
 
 def test_e1_lines_replies_and_their_number_are_bounded() -> None:
     longest = b"250 " + b"x" * (MAX_LINE - 6) + b"\r\n"
-    assert ReplyParser().feed(longest)
+    assert list(ReplyParser().feed(longest))
     with pytest.raises(ReplyError):
-        ReplyParser().feed(b"250 x" + longest[4:])
+        list(ReplyParser().feed(b"250 x" + longest[4:]))
     with pytest.raises(ReplyError):
-        ReplyParser().feed(b"2" * (MAX_LINE + 1))  # no end in sight
-    assert ReplyParser().feed(b"250-x\r\n" * (MAX_LINES - 1) + b"250 x\r\n")
+        list(ReplyParser().feed(b"2" * (MAX_LINE + 1)))  # no end in sight
+    assert list(ReplyParser().feed(b"250-x\r\n" * (MAX_LINES - 1) + b"250 x\r\n"))
     with pytest.raises(ReplyError):
-        ReplyParser().feed(b"250-x\r\n" * MAX_LINES)
+        list(ReplyParser().feed(b"250-x\r\n" * MAX_LINES))
     with pytest.raises(ReplyError):
-        ReplyParser().feed((b"250-" + longest[4:]) * 17)
+        list(ReplyParser().feed((b"250-" + longest[4:]) * 17))
 
 
 def test_e1_the_text_that_is_kept_is_bounded() -> None:
-    (reply,) = ReplyParser().feed((b"250-" + b"x" * 4000 + b"\r\n") * 15 + b"250 end\r\n")
+    (reply,) = list(ReplyParser().feed((b"250-" + b"x" * 4000 + b"\r\n") * 15 + b"250 end\r\n"))
     assert len(reply.lines[0]) == MAX_TEXT
     assert sum(map(len, reply.lines)) <= MAX_TEXT_IN_ALL + MAX_TEXT
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import aiosmtplib
 import aiosmtplib.protocol
 import pytest
-from client_world import CONTENT, codes, greet, parcel, say, world
+from client_world import CONTENT, DESTINATION, LONG, codes, greet, parcel, say, world
 
 from policy.requirement import Level
 from relay.delivery.protocol import ReplyProtocol, SmtpClient
@@ -171,7 +171,7 @@ async def test_stock_l4_an_empty_name_is_no_name_to_check() -> None:
 async def test_l4_an_empty_name_is_refused() -> None:
     async with world() as at:
         with pytest.raises(HostError) as caught:
-            async with at.pool.open(at.target(Level.VERIFIED, mx_host="")):
+            async with at.pool.open(at.target(Level.VERIFIED, mx_host=""), destination=DESTINATION, size=LONG):
                 pass
         assert caught.value.failure.kind is FailureKind.HANDSHAKE
 
