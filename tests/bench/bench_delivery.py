@@ -111,9 +111,7 @@ async def measure(port: int, ca_file: str, level: Level, arguments: argparse.Nam
     timeouts = Timeouts()
     contexts = TlsContexts(ca_file=ca_file)
     connector = Connector(hostname="relay.bench.test", contexts=contexts, timeouts=timeouts, clock=WallClock())
-    slots = Slots(
-        settings=SlotSettings(max_connections_per_destination=arguments.connections), timer=time.perf_counter
-    )
+    slots = Slots(settings=SlotSettings(max_connections_per_destination=arguments.connections), timer=time.perf_counter)
     for _ in range(arguments.connections):
         slots.succeeded(DESTINATION, HOST)
     pool = ConnectionPool(
