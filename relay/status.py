@@ -2,8 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _STATUS = re.compile(r"([245])\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})(?![0-9.])")
+_LONGEST = 10
+"""Characters that may have a say in it: the longest status and the one behind it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,8 +66,14 @@ class Reply:
     def status(self) -> Status:
         """The enhanced status; its class is the first digit of the reply, which rules (RFC 2034 §4, design §6)."""
         class_ = 2 if self.positive else 4 if self.transient else 5
-        told = Status.parse(self.lines[0])
-        return told.as_class(class_) if told else Status(class_, 0, 0)
+        return _told(class_, self.lines[0][:_LONGEST])
 
     def __str__(self) -> str:
         return f"{self.code} {' '.join(self.lines)}".rstrip()
+
+
+@lru_cache(maxsize=1024)
+def _told(class_: int, text: str) -> Status:
+    """The status that the text begins with; nearly all replies begin with one of a few."""
+    told = Status.parse(text)
+    return told.as_class(class_) if told else Status(class_, 0, 0)

@@ -4,7 +4,7 @@ RFC 5321 §5.1 (hosts in order), §4.2.1 (a 5yz is not repeated); design decisio
 recipient's failure). The worker asks for targets and tells what happened; it decides nothing.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,6 @@ from relay.delivery.seam import HostError, SendResult, SessionFacts, Target
 from relay.queue.attempt import Action, FailureKind, HostAttempt, HostFailure, Outcome, Phase
 from relay.queue.final_status import host_verdict
 from relay.queue.message import Job, Recipient
-from relay.status import Reply
 
 MAX_TRIES = 5
 """How many addresses one attempt connects to; a policy that changed during the attempt gives as many again."""
@@ -27,27 +26,13 @@ _LACKS = frozenset({FailureKind.EIGHT_BIT, FailureKind.SMTPUTF8, FailureKind.TOO
 
 
 @dataclass(slots=True)
-class _Progress:
-    """What is known of one recipient: the last answer, where it came from, and whether it is final."""
-
-    recipient: Recipient
-    outcome: Outcome | None = None
-    deferrals: int = 0
-
-    @property
-    def waiting(self) -> bool:
-        if self.outcome is None:
-            return True
-        return self.outcome.action is Action.DEFERRED and self.deferrals < MAX_DEFERRALS
-
-
-@dataclass(slots=True)
 class _Visit:
     """The host being visited: addresses left to try, recipients to offer, and the record of the address in use."""
 
     host: Host
     addresses: deque[IPAddress]
     target: Target | None = None
+    address: str = ""
     offer: tuple[Recipient, ...] = ()
     record: HostAttempt | None = None
 
@@ -61,7 +46,9 @@ class DeliveryPlan:
 
     def __init__(self, job: Job, hosts: Iterable[Host], failure: HostFailure | None = None) -> None:
         self._job = job
-        self._progress = {recipient.id: _Progress(recipient) for recipient in job.recipients}
+        self._waiting = {recipient.id: recipient for recipient in job.recipients}
+        self._outcomes: dict[int, Outcome] = {}
+        self._deferrals: Counter[int] = Counter()
         self._hosts = deque(hosts)
         self._failure = failure
         self._visit: _Visit | None = None
@@ -72,7 +59,7 @@ class DeliveryPlan:
     @property
     def waiting(self) -> tuple[Recipient, ...]:
         """Who is to be offered to the next host, in the order of the job."""
-        return tuple(one.recipient for one in self._progress.values() if one.waiting)
+        return tuple(self._waiting.values())
 
     @property
     def offer(self) -> tuple[Recipient, ...]:
@@ -82,7 +69,7 @@ class DeliveryPlan:
     @property
     def answered(self) -> bool:
         """Whether any recipient has an answer, so that the attempt has to be written down."""
-        return any(one.outcome is not None for one in self._progress.values())
+        return bool(self._outcomes)
 
     @property
     def hosts(self) -> tuple[HostAttempt, ...]:
@@ -114,7 +101,7 @@ class DeliveryPlan:
 
     def next_target(self) -> Target | None:
         """Return where to try next, or None when all have an answer or no host is left."""
-        while self.waiting and self._tries < MAX_TRIES:
+        while self._waiting and self._tries < MAX_TRIES:
             if self._visit and self._visit.addresses:
                 return self._next_address(self._visit)
             if not self._hosts:
@@ -139,19 +126,16 @@ class DeliveryPlan:
     def host_replied(self, result: SendResult, facts: SessionFacts) -> None:
         """Take in what the host made of `offer`. Replies for anybody else are not ours to act on."""
         visit = self._present
-        answered = False
-        for recipient in visit.offer:
-            reply = result.replies.get(recipient.id)
-            if reply is not None:
-                answered = True
-                self._answer(recipient, reply, result, facts)
+        answered = [one for one in visit.offer if one.id in result.replies]
+        for recipient in answered:
+            self._answer(visit, recipient, result, facts)
         self._record_session(visit, result, facts)
         if result.phase is Phase.END_OF_DATA and result.failure and result.failure.kind not in _LACKS:
             self._leave_in_doubt(visit, result)
         visit.addresses.clear()  # the host has answered: for whoever is left the next host is asked
         # A host that puts off everyone it was offered makes no progress, and is not asked for ever.
-        keep = frozenset(result.postponed) if answered else frozenset()
-        visit.offer = tuple(one for one in visit.offer if one.id in keep and one.id not in result.replies)
+        postponed = frozenset(result.postponed) if answered else frozenset()
+        visit.offer = tuple([one for one in visit.offer if one.id in postponed and one.id not in result.replies])
 
     def host_failed(self, error: HostError) -> None:
         """Take in that the present target could not be used; nobody has an answer from it."""
@@ -178,8 +162,10 @@ class DeliveryPlan:
     def outcomes(self) -> tuple[Outcome, ...]:
         """Return exactly one outcome for each recipient, in the order of the job."""
         return tuple(
-            one.outcome or _verdict(self._job, one.recipient, self._records, self._failure)
-            for one in self._progress.values()
+            [
+                self._outcomes.get(one.id) or _verdict(self._job, one, self._records, self._failure)
+                for one in self._job.recipients
+            ]
         )
 
     @property
@@ -205,14 +191,13 @@ class DeliveryPlan:
             port=visit.host.port,
             requirement=visit.host.verdict,
         )
+        visit.address = str(visit.target.address)
         visit.offer, visit.record = self.waiting, None
         return visit.target
 
     def _note_uncontacted(self) -> None:
         """Hosts behind the last try that would not have been contacted anyway belong into the record as well."""
-        if not self.waiting:
-            return
-        while self._hosts:
+        while self._waiting and self._hosts:
             host = self._hosts.popleft()
             if host.failure is not None:
                 self._record_uncontacted(host)
@@ -236,23 +221,25 @@ class DeliveryPlan:
         if failure.kind.refusal and host.level is Level.VERIFIED:
             self._refused[host.name] = host
 
-    def _answer(self, recipient: Recipient, reply: Reply, result: SendResult, facts: SessionFacts) -> None:
+    def _answer(self, visit: _Visit, recipient: Recipient, result: SendResult, facts: SessionFacts) -> None:
+        reply = result.replies[recipient.id]
         action = Action.DELIVERED if reply.positive else Action.DEFERRED if reply.transient else Action.FAILED
-        target = self._present.target
-        assert target is not None
-        one = self._progress[recipient.id]
-        one.deferrals += action is Action.DEFERRED
-        one.outcome = Outcome(
+        self._outcomes[recipient.id] = Outcome(
             recipient_id=recipient.id,
             action=action,
             status=reply.status,
             diagnostic=str(reply),
             reply=reply,
-            remote_mta=target.mx_host,
-            remote_address=str(target.address),
+            remote_mta=visit.host.name,
+            remote_address=visit.address,
             security=facts.security,
             dsn_passed_on=result.dsn and action is Action.DELIVERED,
         )
+        if action is Action.DEFERRED:
+            self._deferrals[recipient.id] += 1
+            if self._deferrals[recipient.id] < MAX_DEFERRALS:
+                return
+        del self._waiting[recipient.id]
 
     def _leave_in_doubt(self, visit: _Visit, result: SendResult) -> None:
         """The host has the whole message, and may keep it: whoever it did not answer for waits, whatever other hosts.
@@ -262,19 +249,17 @@ class DeliveryPlan:
         assert visit.record is not None, "the session was recorded"
         for recipient in visit.offer:
             if recipient.id not in result.replies and recipient.id not in result.postponed:
-                one = self._progress[recipient.id]
-                one.outcome = _verdict(self._job, recipient, (visit.record,), None)
-                one.deferrals = MAX_DEFERRALS
+                self._outcomes[recipient.id] = _verdict(self._job, recipient, (visit.record,), None)
+                del self._waiting[recipient.id]
 
     def _record_session(self, visit: _Visit, result: SendResult, facts: SessionFacts) -> None:
-        assert visit.target is not None
         before = visit.record
         last = list(result.replies.values())[-1:]
         self._put(
             visit,
             HostAttempt(
                 mx_host=visit.host.name,
-                address=str(visit.target.address),
+                address=visit.address,
                 port=visit.host.port,
                 phase=_further(result.phase, before.phase) if before else result.phase,
                 level=visit.host.level,
@@ -296,10 +281,9 @@ class DeliveryPlan:
         return HostFailure(kind=FailureKind.PROTOCOL, detail="the host gave no answer for the recipient")
 
     def _blank(self, visit: _Visit) -> HostAttempt:
-        assert visit.target is not None
         return HostAttempt(
             mx_host=visit.host.name,
-            address=str(visit.target.address),
+            address=visit.address,
             port=visit.host.port,
             phase=Phase.CONNECT,
             level=visit.host.level,

@@ -8,6 +8,7 @@ RFC 3461 §5.2, RFC 8461 §5.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from relay.queue.attempt import Action, Attempt, Outcome
 from relay.queue.message import HoldReason, Job, NewMessage, Notify, Recipient
@@ -54,8 +55,7 @@ class Decision:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
+class _Judged(NamedTuple):
     """One recipient, what happened and what becomes of it."""
 
     recipient: Recipient
@@ -75,15 +75,14 @@ def settle(job: Job, attempt: Attempt, now: datetime, settings: ScheduleSettings
     if job.message.envelope.reverse_path == "":
         judged, hold = _keep_double_bounce(judged)
     waiting = [one for one in judged if one.settled.verdict is Verdict.QUEUED]
-    unchecked = any(one.unchecked for one in judged)
     return Decision(
         job=job,
         attempt=attempt,
-        recipients=tuple(one.settled for one in judged),
+        recipients=tuple([one.settled for one in judged]),
         retry_in=_retry_in(job, waiting, now, settings, spread) if waiting and hold is None else None,
         hold=hold,
         notices=tuple(_notices(job, judged, now, settings)),
-        record_check_missing=unchecked,
+        record_check_missing=any(one.unchecked for one in waiting),
     )
 
 
@@ -97,23 +96,24 @@ def _pairs(job: Job, attempt: Attempt) -> list[tuple[Recipient, Outcome]]:
 def _judge(
     recipient: Recipient, outcome: Outcome, job: Job, attempt: Attempt, now: datetime, settings: ScheduleSettings
 ) -> _Judged:
-    expired = now >= expires_at(job, settings, refused=outcome.refused)
-    unchecked = False
-    status, diagnostic = outcome.status, outcome.diagnostic
     if outcome.action is Action.DELIVERED:
-        verdict = Verdict.DELIVERED
-    elif outcome.refused and not attempt.record_checked:
+        return _Judged(recipient, outcome, _settled(recipient, Verdict.DELIVERED, outcome.status, outcome.diagnostic))
+    expired = now >= expires_at(job, settings, refused=outcome.refused)
+    status, diagnostic = outcome.status.as_class(4), outcome.diagnostic
+    verdict, unchecked = Verdict.QUEUED, False
+    if outcome.refused and not attempt.record_checked:
         # RFC 8461 §5: not before the record was looked at past our caches. The next attempt looks.
-        verdict, status, unchecked = Verdict.QUEUED, status.as_class(4), expired
+        unchecked = expired
     elif outcome.action is Action.FAILED:
         verdict, status = Verdict.FAILED, status.as_class(5)
     elif expired:
         verdict = Verdict.FAILED
         status, diagnostic = _expired(outcome)
-    else:
-        verdict, status = Verdict.QUEUED, status.as_class(4)
-    settled = SettledRecipient(recipient_id=recipient.id, verdict=verdict, status=status, diagnostic=diagnostic)
-    return _Judged(recipient=recipient, outcome=outcome, settled=settled, unchecked=unchecked)
+    return _Judged(recipient, outcome, _settled(recipient, verdict, status, diagnostic), unchecked)
+
+
+def _settled(recipient: Recipient, verdict: Verdict, status: Status, diagnostic: str) -> SettledRecipient:
+    return SettledRecipient(recipient_id=recipient.id, verdict=verdict, status=status, diagnostic=diagnostic)
 
 
 def _expired(outcome: Outcome) -> tuple[Status, str]:
@@ -145,13 +145,8 @@ def _keep_double_bounce(judged: list[_Judged]) -> tuple[list[_Judged], HoldReaso
 
 
 def _queued(one: _Judged) -> _Judged:
-    settled = SettledRecipient(
-        recipient_id=one.settled.recipient_id,
-        verdict=Verdict.QUEUED,
-        status=one.settled.status,
-        diagnostic=one.settled.diagnostic,
-    )
-    return _Judged(recipient=one.recipient, outcome=one.outcome, settled=settled)
+    settled = _settled(one.recipient, Verdict.QUEUED, one.settled.status, one.settled.diagnostic)
+    return _Judged(one.recipient, one.outcome, settled)
 
 
 def _retry_in(job: Job, waiting: list[_Judged], now: datetime, settings: ScheduleSettings, spread: float) -> timedelta:
@@ -178,18 +173,12 @@ def _notices(job: Job, judged: list[_Judged], now: datetime, settings: ScheduleS
     if job.message.envelope.reverse_path == "":
         return
     for kind, occasion, verdict in _OCCASIONS:
-        if kind is NoticeKind.DELAYED and not delay_notice_due(job, now, settings):
-            continue
-        about = tuple(
-            _noticed(one, job, kind, settings)
-            for one in judged
-            if one.settled.verdict is verdict
-            and notice_due(one.recipient, occasion)
+        about = [one for one in judged if one.settled.verdict is verdict and notice_due(one.recipient, occasion)]
+        if kind is NoticeKind.RELAYED:
             # RFC 3461 §5.2.1: the next hop has taken over the duty to report success.
-            and not (kind is NoticeKind.RELAYED and one.outcome.dsn_passed_on)
-        )
-        if about:
-            yield NoticeRequest(kind=kind, recipients=about)
+            about = [one for one in about if not one.outcome.dsn_passed_on]
+        if about and (kind is not NoticeKind.DELAYED or delay_notice_due(job, now, settings)):
+            yield NoticeRequest(kind=kind, recipients=tuple([_noticed(one, job, kind, settings) for one in about]))
 
 
 def _noticed(one: _Judged, job: Job, kind: NoticeKind, settings: ScheduleSettings) -> NoticeRecipient:

@@ -1,6 +1,8 @@
 """Status codes and replies: what is parsed, and which of two codes rules."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay.status import Reply, Status
 
@@ -59,3 +61,18 @@ def test_a_reply_reads_as_one_line() -> None:
 def test_our_own_verdict_changes_its_class_alone() -> None:
     assert Status(4, 7, 5).as_class(5) == Status(5, 7, 5)
     assert Status(4, 7, 5).as_class(5).permanent
+
+
+@given(st.sampled_from([250, 451, 550]), st.text() | st.from_regex(r"[245]\.\d{1,4}\.\d{1,4}.{0,2}"))
+def test_the_status_of_a_reply_is_what_its_text_begins_with_in_the_class_of_the_reply(code: int, text: str) -> None:
+    told = Status.parse(text)
+    expected = told.as_class(code // 100) if told else Status(code // 100, 0, 0)
+    assert Reply(code, (text,)).status == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("2.999.999 x", "5.999.999"), ("2.999.9990", "5.0.0"), ("2.999.999.1", "5.0.0"), ("2.1.10", "5.1.10")],
+)
+def test_what_comes_behind_the_longest_status_has_a_say(text: str, status: str) -> None:
+    assert str(Reply(550, (text,)).status) == status
