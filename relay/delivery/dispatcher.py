@@ -1,6 +1,6 @@
 """Gives jobs to the worker: those that ingress hands over, and those that are due in the store.
 
-Each destination has a lane with as many runners as it may have connections, so that no destination, however long its
+Each destination has a lane with runners enough to keep its connections busy, so that no destination, however long its
 queue, keeps another waiting. Runners take one job after the other and so find the connection open (RFC 5321 §4.5.4.1).
 """
 
@@ -164,7 +164,7 @@ class Dispatcher:
     def _fill(self, lane: Lane) -> None:
         """Give the lane as many runners as it has work for and may have."""
         while not self._draining and self._group and lane.has_work:
-            if lane.runners >= self._slots.limit(lane.destination):
+            if lane.runners >= self._slots.attempts(lane.destination):
                 return
             unproven = not self._slots.proven(lane.destination)
             if not self._has_room(unproven=unproven):
@@ -188,7 +188,7 @@ class Dispatcher:
                 await self._claim(lane)
             while runner.job or await self._take(runner):
                 await self._run_job(runner)
-                if lane.runners > self._slots.limit(lane.destination):
+                if lane.runners > self._slots.attempts(lane.destination):
                     break
                 self._fill(lane)
         finally:
