@@ -209,7 +209,7 @@ forward-zone:
 remote-control:
     control-enable: no
 """)
-    with _running([program("unbound"), "-d", "-c", str(root / "unbound.conf")], root / "unbound.out"):
+    with running([program("unbound"), "-d", "-c", str(root / "unbound.conf")], root / "unbound.out"):
         wait_until(lambda: answers("127.0.0.1", port), "unbound")
         yield f"127.0.0.1:{port}"
 
@@ -258,14 +258,15 @@ http {{
     {"".join(servers)}
 }}
 """)
-    with _running([program("nginx"), "-c", str(root / "nginx.conf"), "-p", str(root)], root / "nginx.out"):
+    with running([program("nginx"), "-c", str(root / "nginx.conf"), "-p", str(root)], root / "nginx.out"):
         wait_until(lambda: answers("127.0.0.1", port), "nginx")
         yield port
 
 
 @contextlib.contextmanager
-def _running(command: list[str], output: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with output.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+def running(command: list[str], output: Path, stdin: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program until the end of the block; what it prints goes to a file."""
+    with output.open("wb") as log, subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log) as process:
         try:
             yield process
         finally:
