@@ -65,6 +65,8 @@ def open_database(path: Path, schema: Schema) -> sqlite3.Connection:
             connection.execute("PRAGMA secure_delete = FAST")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            # What undoes a statement of many rows: in a file it would cost each big batch a file made and deleted.
+            connection.execute("PRAGMA temp_store = MEMORY")
             _migrate(connection, path, schema)
         except BaseException:
             connection.close()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -24,7 +25,10 @@ MAX_WAITING = 4096
 """Writes that may wait; callers beyond wait for their turn to wait."""
 _MAX_BATCH = 512
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
-"""A transaction stays short, so that neither small messages nor another process wait long for big ones."""
+_BIG = 128 * 1024
+_MAX_BIG_BYTES = 1024 * 1024
+"""Writes of at least `_BIG` bytes are done so much at a time, with all the small ones that came meanwhile: whatever
+is uploaded, a transaction stays short, and neither a small message nor another process waits long for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +55,7 @@ class Writer:
         self._connection = connection
         self._rolled_back = rolled_back
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
+        self._big: deque[_Write] = deque()
         self._room = asyncio.Semaphore(MAX_WAITING)
         self._loop = asyncio.get_running_loop()
         self._stopped: StoreError | None = None
@@ -59,7 +64,7 @@ class Writer:
 
     @property
     def idle(self) -> bool:
-        return self._queue.empty()
+        return self._queue.empty() and not self._big
 
     async def run(self, operation: Operation[T], *, size: int = 0, done: Done[T] | None = None) -> T:
         """Run the operation and return its result once it is on disk. Raises StoreError.
@@ -105,16 +110,24 @@ class Writer:
             self._connection.close()
 
     def _gather(self, batch: list[_Write]) -> bool:
-        """Wait for work and collect what is there; False when it is time to stop."""
+        """Wait for work and collect what is there, of the big writes only some; False when it is time to stop."""
         size = 0
-        write = self._queue.get()
-        while write is not None:
-            batch.append(write)
-            size += write.size
-            if self._queue.empty() or len(batch) >= _MAX_BATCH or size >= _MAX_BATCH_BYTES:
-                return True
+        while (
+            len(batch) < _MAX_BATCH and size < _MAX_BATCH_BYTES and not (self._queue.empty() and (batch or self._big))
+        ):
             write = self._queue.get()
-        self._queue.put(None)
+            if write is None:
+                self._queue.put(None)  # to be found again once nothing is left before it
+                break
+            if write.size >= _BIG:
+                self._big.append(write)
+            else:
+                batch.append(write)
+                size += write.size
+        size = 0
+        while self._big and size < _MAX_BIG_BYTES:
+            batch.append(self._big.popleft())
+            size += batch[-1].size
         return bool(batch)
 
     def _commit(self, batch: list[_Write]) -> None:
@@ -166,6 +179,7 @@ class Writer:
 
     def _die(self, error: StoreError, batch: list[_Write]) -> None:
         self._stopped = error
+        batch += self._big
         while not self._queue.empty():
             if (write := self._queue.get()) is not None:
                 batch.append(write)

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -75,6 +76,30 @@ async def test_a_batch_is_bounded_by_bytes(path: Path, writer: Writer) -> None:
     await asyncio.gather(*(writer.run(Insert(n), size=5_000_000) for n in range(20)))
     await writer.run(lambda connection: connection.set_trace_callback(None))
     assert statements.count("COMMIT") >= 10
+
+
+async def test_a_small_write_overtakes_the_big_ones_that_wait(writer: Writer) -> None:
+    """Beside ten uploads a message waits for the transaction under way and its own, not for a piece of each."""
+    begun = threading.Event()
+    go_on = threading.Event()
+    done: list[int] = []
+
+    def block(connection: sqlite3.Connection) -> None:
+        begun.set()
+        assert go_on.wait(5)
+
+    def note(value: int, heard: bool) -> None:
+        done.append(value)
+
+    blocker = asyncio.ensure_future(writer.run(block))
+    await asyncio.to_thread(begun.wait, 5)
+    big = [asyncio.ensure_future(writer.run(Insert(n), size=1_000_000, done=note)) for n in range(10)]
+    small = asyncio.ensure_future(writer.run(Insert(99), size=10_000, done=note))
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(blocker, small, *big)
+    assert done[0] == 99
+    assert sorted(done) == [*range(10), 99]
 
 
 async def test_a_failing_operation_fails_alone_and_is_undone_whole(path: Path, writer: Writer) -> None:
