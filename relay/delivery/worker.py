@@ -235,13 +235,13 @@ class DeliveryWorker:
         )
 
     async def _settle(self, job: Job, attempt: Attempt, *, retry_at: datetime | None, cools: bool) -> None:
-        now = self._clock.now()
+        now = attempt.finished_at
         decision = settle(job, attempt, now, self._schedule, spread=self._spread())
         if decision.retry_in is not None and retry_at is not None:
             # The look-up is to be tried when its grace is over: not before, and not a whole step later.
             decision = replace(decision, retry_in=max(retry_at - now, timedelta(seconds=1)))
         cool = self._cool_down(job, decision.retry_in, retry_at) if cools and decision.retry_in is not None else None
-        notices = await self._write_notices(decision, now)
+        notices = await self._write_notices(decision, now) if decision.notices else ()
         if not await self._write(decision.settlement((notice for _, notice in notices), cool_destination=cool)):
             return
         if cool is not None:
@@ -259,36 +259,38 @@ class DeliveryWorker:
     async def _write_notices(self, decision: Decision, now: datetime) -> Sequence[tuple[NoticeRequest, NewMessage]]:
         """Write the notices, without the original if it cannot be read: unsettled, all would be delivered again."""
         job, attempt, requests = decision.job, decision.attempt, decision.notices
-        written = await self._patiently(job, lambda: self._notices.write(requests, job, attempt, now))
-        if written is None:
-            written = await self._notices.write(requests, job, attempt, now, readable=False)
-        return written
+        try:
+            return await self._patiently(job, lambda: self._notices.write(requests, job, attempt, now))
+        except StoreError:
+            return await self._notices.write(requests, job, attempt, now, readable=False)
 
     async def _write(self, settlement: Settlement) -> bool:
         """Write a settlement down. False if it could not be."""
-
-        async def settled() -> bool:
-            await self._store.settle(settlement)
-            return True
-
         try:
-            return await self._patiently(settlement.job, settled) is not None
+            await self._patiently(settlement.job, lambda: self._store.settle(settlement))
         except LeaseLostError:
             events.lease_lost(settlement.job)
             return False
+        except StoreError:
+            return False
+        return True
 
-    async def _patiently(self, job: Job, work: Callable[[], Awaitable[T]]) -> T | None:
-        """Do what needs the store, with patience for one that fails for a while; None if it fails to the end."""
-        for tries_left in range(len(_SETTLE_PAUSES_SECONDS), -1, -1):
+    async def _patiently(self, job: Job, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what needs the store, with patience for one that fails for a while, and a word on each failure.
+
+        Raises StoreError if it fails to the end, LeaseLostError at once.
+        """
+        pauses = list(_SETTLE_PAUSES_SECONDS)
+        while True:
             try:
                 return await work()
             except LeaseLostError:
                 raise
             except StoreError as error:
-                events.settle_failed(job, error, tries_left)
-                if tries_left:
-                    await self._clock.sleep(_SETTLE_PAUSES_SECONDS[-tries_left])
-        return None
+                events.settle_failed(job, error, len(pauses))
+                if not pauses:
+                    raise
+            await self._clock.sleep(pauses.pop(0))
 
     def _tell(self, decision: Decision) -> None:
         self._tally.attempt(decision)
@@ -299,7 +301,7 @@ class DeliveryWorker:
 
 async def _finish(job: Job, work: Coroutine[Any, Any, T]) -> T:
     """Run to the end even if the caller is cancelled meanwhile, who then learns of it."""
-    task = asyncio.ensure_future(work)
+    task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
