@@ -26,7 +26,8 @@ _LANES_AT_A_TIME = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchSettings:
-    """`memory_budget` bounds the octets of content handed over in memory (`queue.memory_budget`).
+    """`memory_budget` bounds the octets of content handed over in memory (`queue.memory_budget`), `max_jobs` how many
+    jobs are in memory; beyond, each lane takes one at a time from the store.
 
     `max_runners` bounds attempts under way, most of which wait for DNS, policies or a slot; destinations without a
     recent delivery have three quarters of them. `claim` is how many jobs are leased at once. The rest are the
@@ -34,6 +35,7 @@ class DispatchSettings:
     """
 
     memory_budget: int = 256 * 1024 * 1024
+    max_jobs: int = 20_000
     max_runners: int = 2000
     claim: int = 100
     renew_every: timedelta = timedelta(seconds=30)
@@ -83,6 +85,7 @@ class Dispatcher:
         self._lanes = Lanes()
         self._runners: dict[_Runner, None] = {}
         self._unproven_runners = 0
+        self._jobs = 0
         self._bytes = 0
         self._group: asyncio.TaskGroup | None = None
         self._room = asyncio.Event()
@@ -93,7 +96,7 @@ class Dispatcher:
 
     def lease_for(self, destinations: Iterable[str]) -> frozenset[str]:
         """Return those destinations whose jobs may be handed over in memory with `accept`, leased."""
-        if self._draining or self._group is None or self._bytes >= self._settings.memory_budget:
+        if self._draining or self._group is None or self._full:
             return frozenset()
         return frozenset(destination for destination in destinations if self._may_hand_over(destination))
 
@@ -104,10 +107,15 @@ class Dispatcher:
     def accept(self, jobs: Sequence[Job]) -> None:
         """Take over jobs that the store has leased at their enqueueing. They are begun as soon as there is room."""
         for job in jobs:
+            self._jobs += 1
             self._bytes += _weight(job)
             lane = self._lanes.at(job.destination)
             lane.jobs.append(job)
             self._fill(lane)
+
+    @property
+    def _full(self) -> bool:
+        return self._bytes >= self._settings.memory_budget or self._jobs >= self._settings.max_jobs
 
     def _may_hand_over(self, destination: str) -> bool:
         lane = self._lanes.get(destination)
@@ -223,15 +231,17 @@ class Dispatcher:
     async def _claim(self, lane: Lane) -> None:
         """Lease what is due at the destination. Other runners begin at once if there is much of it."""
         lane.due = False  # before the question: what becomes due during it is announced anew
+        most = max(1, min(self._settings.claim, self._settings.max_jobs - self._jobs))
         try:
-            jobs = await self._store.claim(lane.destination, self._settings.claim)
+            jobs = await self._store.claim(lane.destination, most)
         except StoreError as error:
             events.queue_failed("claim", error)
             return
         finally:
             lane.claiming = False
+        self._jobs += len(jobs)
         lane.jobs.extend(jobs)
-        lane.due = lane.due or len(jobs) == self._settings.claim
+        lane.due = lane.due or len(jobs) == most
         if len(jobs) > 1:
             self._fill(lane)
 
@@ -244,9 +254,9 @@ class Dispatcher:
             self._crashed(job, error)
             ended = None
         finally:
-            self._bytes -= _weight(job)
+            self._done(job)
             runner.job = None
-        if ended is not None and ended.unreachable and lane.runners == 1:
+        if ended is not None and ended.unreachable:
             await self._share(lane, job, ended)
 
     async def _share(self, lane: Lane, job: Job, ended: Ended) -> None:
@@ -262,7 +272,11 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001  as for an attempt of its own
             self._crashed(job, error)
         finally:
-            self._bytes -= _weight(job)
+            self._done(job)
+
+    def _done(self, job: Job) -> None:
+        self._jobs -= 1
+        self._bytes -= _weight(job)
 
     def _crashed(self, job: Job, error: Exception) -> None:
         self._tally.crashed()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -96,6 +97,50 @@ async def test_nothing_is_handed_over_beyond_the_memory_budget_or_when_not_runni
         await until(lambda: len(world.store.settlements) == 2)
         assert world.dispatcher.lease_for(["other.test"]) == {"other.test"}
     assert world.dispatcher.lease_for(["example.test"]) == frozenset()
+
+
+async def test_no_more_jobs_than_may_be_are_in_memory_and_all_move_all_the_same() -> None:
+    world = World(dispatch=DispatchSettings(max_jobs=10))
+    gate = world.transport.hosts["mx.example.test"].gate = asyncio.Event()
+    world.domain("other.test", "mx.other.test")
+    for n in range(40):
+        await world.enqueue(f"r{n}@example.test")
+    async with running(world):
+        await until(lambda: len(world.transport.sent) == 1)
+        leased = [one for one in await world.store.list(QueueFilter(all=True), 100) if one.state is State.LEASED]
+        assert len(leased) == 10
+        assert world.dispatcher.lease_for(["other.test"]) == frozenset()
+        await world.enqueue("bob@other.test")
+        await until(lambda: len(world.store.settlements) == 1)
+        assert delivered_to(world)[-1] == "bob@other.test"
+        gate.set()
+        await until(lambda: len(world.store.settlements) == 41)
+        assert world.dispatcher.lease_for(["other.test"]) == {"other.test"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whoever_has_little_mail_waits_for_no_queue_that_is_long_dead_or_slow(seed: int) -> None:
+    """By turns of one connection each: a small domain is served before a huge one has had much of its own."""
+    chance = random.Random(seed)
+    world = World(
+        slots_settings=SlotSettings(max_connections=chance.choice([8, 16]), max_connections_per_destination=2)
+    )
+    paths = [f"r{n}@huge.test" for n in range(150)] + [f"r{n}@dead.test" for n in range(50)]
+    paths += [f"r{n}@slow.test" for n in range(10)] + [f"bob@small{n}.test" for n in range(12)]
+    chance.shuffle(paths)
+    for name in {path.rpartition("@")[2] for path in paths}:
+        world.domain(name, f"mx.{name}")
+        world.transport.hosts[f"mx.{name}"].turns = 5
+    world.transport.hosts["mx.dead.test"].down = down(FailureKind.TIMEOUT)
+    world.transport.hosts["mx.slow.test"].turns = 500
+    for path in paths:
+        await world.enqueue(path)
+    async with running(world):
+        await until(lambda: len(world.store.settlements) == len(paths), 20.0)
+    order = [path for path in delivered_to(world) if "slow" not in path]
+    last_small = max(order.index(f"bob@small{n}.test") for n in range(12))
+    assert sum("huge" in path for path in order[:last_small]) < 75
+    assert sum(target.mx_host == "mx.dead.test" for target in world.transport.contacted) == 1
 
 
 async def test_a_destination_that_hangs_is_handed_only_a_few() -> None:
