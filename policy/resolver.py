@@ -24,7 +24,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rdtypes.ANY.TLSA
 import dns.resolver
-from cachetools import TLRUCache
+from cachetools import TLRUCache, TTLCache
 
 from policy.answers import Absence, Absent, Answer, Found, MxRecord, TlsaRecord, Unknown, UnknownReason
 from policy.names import InvalidNameError, IPAddress, to_host
@@ -39,6 +39,9 @@ UNKNOWN_TTL = timedelta(seconds=3)
 
 _MAX_CNAMES = 8
 _MAX_QUESTIONS = 256
+_MAX_OVERDUE_QUESTIONS = 64
+_OVERDUE_SECONDS = 1800.0
+_OVERDUE_NAMES = 20_000
 _PER_SERVER_SECONDS = 2.0
 _SHARE_OF_STUB = 0.9  # so that dnspython, which can say what went wrong, mostly gives up before we do
 _EDNS_PAYLOAD = 1232
@@ -101,7 +104,10 @@ class DnsResolver:
             cache_size, ttu=lambda _, stored, now: now + _ttl(stored.answer).total_seconds(), timer=timer
         )
         self._flights: SingleFlight[tuple[RecordType, str], Answer[Any]] = SingleFlight()
+        # Names that got no answer lately do not take up the places of those that may get one.
         self._questions = asyncio.Semaphore(_MAX_QUESTIONS)
+        self._overdue_questions = asyncio.Semaphore(_MAX_OVERDUE_QUESTIONS)
+        self._overdue: TTLCache[str, None] = TTLCache(_OVERDUE_NAMES, _OVERDUE_SECONDS, timer)
 
     async def mx(self, domain: str) -> Answer[MxRecord]:
         return await self._ask(RecordType.MX, domain, _mx_record)
@@ -160,8 +166,12 @@ class DnsResolver:
         if qname is None:
             # Such a name cannot be in the DNS, so that it is not there is known without asking.
             return Absent(absence=Absence.NXDOMAIN, ttl=timedelta(0))
-        async with self._questions:
+        async with self._overdue_questions if name in self._overdue else self._questions:
             answer = await self._resolve(record_type, qname, read)
+        if isinstance(answer, Unknown) and answer.reason is UnknownReason.TIMEOUT:
+            self._overdue[name] = None
+        else:
+            self._overdue.pop(name, None)
         self._observer.dns_asked(record_type, _result(answer))
         self._cache[key] = _Stored(answer, self._timer())
         return answer

@@ -32,7 +32,7 @@ class Sink:
     facts = FACTS
 
     @asynccontextmanager
-    async def open(self, target: Target) -> AsyncIterator["Sink"]:
+    async def open(self, target: Target, *, destination: str, size: int) -> AsyncIterator["Sink"]:
         yield self
 
     async def send(self, parcel: Parcel) -> SendResult:

@@ -319,6 +319,28 @@ async def test_silence_is_a_time_out_within_the_limit(bench: Bench) -> None:
     assert answer.reason is UnknownReason.TIMEOUT
 
 
+async def test_names_that_got_no_answer_lately_hold_up_no_others(bench: Bench) -> None:
+    names = [f"dead{n}.test" for n in range(300)]
+    bench.zone.add("good.test", "TXT", '"here"')
+    for name in names:
+        bench.zone.rules[name, "TXT"] = silent
+    resolver = bench.resolver(timeout=1, cache_size=1000)
+    await asyncio.gather(*(resolver.txt(name) for name in names))
+    bench.clock.move(UNKNOWN_TTL)
+    again = [asyncio.create_task(resolver.txt(name)) for name in names]
+    await asyncio.sleep(0)
+    bench.zone.asked.clear()
+    assert records(await resolver.txt("good.test")) == [b"here"]
+    assert not any(task.done() for task in again)
+    assert len({name for name, _, _ in bench.zone.asked}) <= 65
+    bench.zone.rules.clear()
+    for task in again[64:]:
+        task.cancel()
+    await asyncio.wait(again)
+    bench.clock.move(UNKNOWN_TTL)
+    assert isinstance(await resolver.txt(names[0]), Absent)
+
+
 async def test_a_time_out_tells_what_each_name_server_said(bench: Bench) -> None:
     bench.zone.rules["x.test", "TXT"] = silent
     async with serving(Zone(rules={("x.test", "TXT"): failing(dns.rcode.REFUSED)})) as first:
