@@ -14,7 +14,7 @@ from typing import Any, cast
 from policy.names import IPAddress
 from relay import events
 from relay.ingress.access import client_address, client_key
-from relay.ingress.input import READ_AHEAD, EndlessLineError, Input
+from relay.ingress.input import READ_AHEAD, EndlessLineError, Input, TlsError
 from relay.ingress.shared import ConnectionResult, Listener
 
 Take = Callable[[], bool]
@@ -123,10 +123,6 @@ class Connection(asyncio.BufferedProtocol):
             self._over = True
             self.transport.abort()
             return
-        if self.listener.implicit:
-            # The ClientHello is for TLS to read. Not paused at once: asyncio starts to read after this method, and
-            # early releases of CPython 3.11 (Debian 12 has 3.11.2) do so even when paused here (gh-103607).
-            self.loop.call_soon(self.transport.pause_reading)
         self.address = client_address(peer[0])
         if not self.shared.connections.enter():
             self._turn_away()
@@ -227,10 +223,10 @@ class Connection(asyncio.BufferedProtocol):
         """Take a line of the client's, or None; raises LineError, GoodbyeError."""
         if self.stopping:
             raise self.goodbye("421 4.3.2", "Service shutting down")
-        if self.input.begins_tls:
-            raise GoodbyeError(None)
         try:
             return self.input.take_line()
+        except TlsError:
+            raise GoodbyeError(None) from None
         except EndlessLineError:
             raise self.goodbye("421 4.7.0", "Line too long") from None
 
@@ -373,15 +369,17 @@ class Connection(asyncio.BufferedProtocol):
         """Put TLS before the transport, after this reply if it is given. Raises GoodbyeError if that fails.
 
         Plaintext that is here already was sent by whoever sits between, and must not reach the session inside TLS:
-        it ends the session (RFC 3207 §4.2).
+        it ends the session (RFC 3207 §4.2). Where TLS is implicit, what is here is the beginning of its handshake.
         """
         assert self.listener.tls is not None
         context = await self.listener.tls.current()
-        if self.input:
+        if self.input and (not self.listener.implicit or self._paused is not None):
             raise GoodbyeError(None)
         if announcement is not None:
             self.reply(announcement)
         self._write_out()
+        if self.input:
+            self.loop.call_soon(self._hand_to_tls, self.input.take())
         try:
             transport = await self.loop.start_tls(
                 self.transport,
@@ -396,3 +394,9 @@ class Connection(asyncio.BufferedProtocol):
         assert transport is not None
         self.transport = transport
         self.tls = transport.get_extra_info("ssl_object")
+
+    def _hand_to_tls(self, octets: bytes) -> None:
+        """Let TLS, which stands before the transport by now, read what was read before it did."""
+        protocol = cast("asyncio.BufferedProtocol", self.transport.get_protocol())
+        protocol.get_buffer(len(octets))[: len(octets)] = octets  # type: ignore[index]
+        protocol.buffer_updated(len(octets))

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from relay import events
 from relay.ingress.client import IdentifiedConnection
@@ -89,17 +90,16 @@ class EnvelopeConnection(IdentifiedConnection):
         except ParameterError as error:
             self.complain(f"{error.code} 5.5.4 {error}")
             return
-        size = parameters.size or 0
+        size, now = parameters.size or 0, self.shared.clock.now()
         refusal = self._sender_refusal(reverse_path, size)
         if refusal is not None:
             self.reply(refusal)
-        elif self.shared.room.covers(size, self.shared.clock.now()):
-            self._begin(Transaction(reverse_path, parameters))
+        elif self.shared.room.covers(size, now):
+            self._begin(Transaction(reverse_path, parameters), now)
         else:
-            self.wait_for(self._ask_for_room(size, Transaction(reverse_path, parameters)))
+            self.wait_for(self._ask_for_room(size, Transaction(reverse_path, parameters), now))
 
-    async def _ask_for_room(self, size: int, transaction: Transaction) -> None:
-        now = self.shared.clock.now()
+    async def _ask_for_room(self, size: int, transaction: Transaction, now: datetime) -> None:
         try:
             has_room = await self.shared.store.room_for(size)
         except StoreError as error:
@@ -107,12 +107,12 @@ class EnvelopeConnection(IdentifiedConnection):
             return
         if has_room:
             self.shared.room.found(size, now)
-            self._begin(transaction)
+            self._begin(transaction, now)
         else:
             self._defer(STORE_FULL)
 
-    def _begin(self, transaction: Transaction) -> None:
-        if self.shared.rate.admit(self.client or "", self.shared.clock.now()):
+    def _begin(self, transaction: Transaction, now: datetime) -> None:
+        if self.shared.rate.admit(self.client or "", now):
             self.transaction = transaction
             self.reply("250 2.1.0 Ok")
         else:

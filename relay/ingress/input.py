@@ -19,58 +19,61 @@ class EndlessLineError(Exception):
     """A line that does not end within a mebibyte."""
 
 
+class TlsError(Exception):
+    """A TLS client speaks where commands are expected."""
+
+
 class Input:
     """Octets that are here and not taken yet."""
 
     def __init__(self) -> None:
-        self._octets = bytearray()
+        self._octets = b""
+        self._taken = 0
         self._dropped = 0
         self._broken = False
 
     def __len__(self) -> int:
-        return len(self._octets)
-
-    @property
-    def begins_tls(self) -> bool:
-        """Whether the next octet is the one that a TLS client begins with, which is none of a command."""
-        return bool(self._octets) and self._octets[0] == _TLS_FIRST_OCTET
+        return len(self._octets) - self._taken
 
     def feed(self, octets: bytes | memoryview) -> None:
-        self._octets += octets
+        """Take in what was read; it is copied."""
+        self._octets = b"".join((self.take(), octets))
 
     def clear(self) -> None:
-        self._octets.clear()
+        self._octets, self._taken = b"", 0
 
-    def take(self, most: int = READ_AHEAD * 2) -> bytes:
+    def take(self, most: int = 2 * READ_AHEAD) -> bytes:
         """Take up to `most` octets of what is here."""
-        octets = self._octets
-        if len(octets) <= most:
-            data = bytes(octets)
-            octets.clear()
-        else:
-            data = bytes(memoryview(octets)[:most])
-            del octets[:most]
-        return data
+        octets, start = self._octets, self._taken
+        if len(octets) - start <= most:
+            self._octets, self._taken = b"", 0
+            return octets[start:]
+        self._taken = start + most
+        return octets[start : start + most]
 
     def put_back(self, octets: bytes) -> None:
         """Give back what was taken too much."""
-        self._octets[:0] = octets
+        self._octets, self._taken = octets + self.take(), 0
 
     def take_line(self) -> bytes | None:
         """Take the next line, without its CRLF; None if its end is not here yet.
 
         Raises LineError for one that is longer than MAX_LINE or has bare line ends, and once more for what follows a
-        bare LF up to its CRLF. Raises EndlessLineError.
+        bare LF up to its CRLF. Raises EndlessLineError, TlsError.
         """
-        octets = self._octets
-        end = octets.find(b"\n")
+        octets, start = self._octets, self._taken
+        if start == len(octets):
+            return None
+        if octets[start] == _TLS_FIRST_OCTET:
+            raise TlsError
+        end = octets.find(b"\n", start)
         if end < 0:
-            if len(octets) > MAX_LINE:
+            if len(self) > MAX_LINE:
                 self._drop()
             return None
-        line = bytes(octets[:end])
-        del octets[: end + 1]
-        too_long, self._dropped = self._dropped > 0 or end >= MAX_LINE, 0
+        self._taken = end + 1
+        line = octets[start:end]
+        too_long, self._dropped = self._dropped > 0 or len(line) >= MAX_LINE, 0
         goes_on, self._broken = self._broken, not line.endswith(b"\r")
         if too_long:
             raise LineError("500 5.5.2 Line too long")
@@ -83,7 +86,7 @@ class Input:
 
     def _drop(self) -> None:
         """Drop what is here of a line that is too long already, but for an octet that may be the CR of its end."""
-        self._dropped += len(self._octets) - 1
+        self._dropped += len(self) - 1
         if self._dropped > _MAX_DROPPED_LINE:
             raise EndlessLineError
-        del self._octets[:-1]
+        self._taken = len(self._octets) - 1

@@ -56,6 +56,19 @@ def split_path(argument: bytes) -> tuple[bytes, bytes]:
     """Split what follows `FROM:` or `TO:` into the path with its brackets and the parameters behind it."""
     if not argument.startswith(b"<"):
         raise PathError("the path must stand in angle brackets")
+    at = argument.find(b">")
+    if b'"' in argument[:at]:
+        at = _closing_bracket(argument)
+    if at < 0:
+        raise PathError("the path has no closing bracket")
+    path, rest = argument[: at + 1], argument[at + 1 :]
+    if rest and not rest.startswith(b" "):
+        raise PathError("parameters must be separated from the path by a space")
+    return path, rest.strip(b" ")
+
+
+def _closing_bracket(argument: bytes) -> int:
+    """The place of the first `>` that is not in a quoted string, or -1."""
     at = 1
     while (char := argument[at : at + 1]) != b">":
         if char == b'"':
@@ -64,13 +77,10 @@ def split_path(argument: bytes) -> tuple[bytes, bytes]:
                 raise PathError("the quoted string has no end")
             at = quoted.end()
         elif not char:
-            raise PathError("the path has no closing bracket")
+            return -1
         else:
             at += 1
-    path, rest = argument[: at + 1], argument[at + 1 :]
-    if rest and not rest.startswith(b" "):
-        raise PathError("parameters must be separated from the path by a space")
-    return path, rest.strip(b" ")
+    return at
 
 
 def parse_reverse_path(path: bytes, *, smtputf8: bool) -> Path:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -75,12 +76,13 @@ def received(
     cipher = iana_cipher(protocol.tls_cipher)
     if cipher is not None:
         lines.append(f"tls {cipher}")
-    return ("\r\n\t".join(lines) + f";\r\n\t{_date_time(now)}\r\n").encode("ascii")
+    return ("\r\n\t".join(lines) + f";\r\n\t{_date_time(int(now.timestamp()))}\r\n").encode("ascii")
 
 
-def _date_time(now: datetime) -> str:
-    """RFC 5322 §3.3 in UTC. Not strftime, whose names are the locale's."""
-    now = now.astimezone(UTC)
+@lru_cache(maxsize=1)
+def _date_time(seconds: int) -> str:
+    """RFC 5322 §3.3 in UTC, of a POSIX time. Not strftime, whose names are the locale's."""
+    now = datetime.fromtimestamp(seconds, UTC)
     day, month = _DAYS[now.weekday()], _MONTHS[now.month - 1]
     return f"{day}, {now.day:02} {month} {now.year:04} {now.hour:02}:{now.minute:02}:{now.second:02} +0000"
 
