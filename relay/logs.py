@@ -160,11 +160,18 @@ class _Writer:
         waiting = self._waiting
         while not self._stopping or waiting.records:
             waiting.some.wait()
-            if waiting.records and waiting.records[0].levelno < logging.ERROR and not self._stopping:
+            if not self._stopping:
                 time.sleep(GATHER_SECONDS)
-            waiting.some.clear()  # before the look: what comes after it sets this again
+            if not waiting.records:
+                self._rest()
             while waiting.records:
                 self._write_some()
+
+    def _rest(self) -> None:
+        """Be woken by the next record; not before nothing came for a while, as waking costs him who logs."""
+        self._waiting.some.clear()
+        if self._waiting.records or self._stopping:  # it came between the look and the clearing
+            self._waiting.some.set()
 
     def _write_some(self) -> None:
         records = self._waiting.records

@@ -4,7 +4,7 @@ RFC 5321 §5.1 (hosts in order), §4.2.1 (a 5yz is not repeated); design decisio
 recipient's failure). The worker asks for targets and tells what happened; it decides nothing.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -48,7 +48,7 @@ class DeliveryPlan:
         self._job = job
         self._waiting = {recipient.id: recipient for recipient in job.recipients}
         self._outcomes: dict[int, Outcome] = {}
-        self._deferrals: Counter[int] = Counter()
+        self._deferrals: dict[int, int] = {}
         self._hosts = deque(hosts)
         self._failure = failure
         self._visit: _Visit | None = None
@@ -236,7 +236,7 @@ class DeliveryPlan:
             dsn_passed_on=result.dsn and action is Action.DELIVERED,
         )
         if action is Action.DEFERRED:
-            self._deferrals[recipient.id] += 1
+            self._deferrals[recipient.id] = self._deferrals.get(recipient.id, 0) + 1
             if self._deferrals[recipient.id] < MAX_DEFERRALS:
                 return
         del self._waiting[recipient.id]
