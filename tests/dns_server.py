@@ -136,11 +136,19 @@ async def serving(zone: Zone, *, with_tcp: bool = True) -> AsyncIterator[NameSer
         writer.close()
 
     loop = asyncio.get_running_loop()
-    server = await asyncio.start_server(tcp, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+    for _ in range(20):
+        server = await asyncio.start_server(tcp, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            transport, _ = await loop.create_datagram_endpoint(lambda: _Udp(zone), local_addr=("127.0.0.1", port))
+        except OSError:  # the port is free for TCP alone
+            server.close()
+            continue
+        break
+    else:
+        raise OSError("no port is free for both UDP and TCP")
     if not with_tcp:
         server.close()
-    transport, _ = await loop.create_datagram_endpoint(lambda: _Udp(zone), local_addr=("127.0.0.1", port))
     try:
         yield NameServer(address="127.0.0.1", port=port)
     finally:

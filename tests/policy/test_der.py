@@ -63,6 +63,31 @@ def test_what_is_no_key_is_none(der: bytes) -> None:
     assert not is_public_key(der)
 
 
+def sequence(*elements: bytes) -> bytes:
+    content = b"".join(elements)
+    return b"\x30\x82" + len(content).to_bytes(2, "big") + content
+
+
+EMPTY, NUMBER, BITS = sequence(), b"\x02\x01\x01", b"\x03\x01\x00"
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ([NUMBER, *[EMPTY] * 4, KEY], True),  # version 1 says no version
+        ([b"\xa0\x03" + NUMBER, NUMBER, *[EMPTY] * 4, KEY], True),
+        ([b"\xa0\x03" + NUMBER, NUMBER, *[EMPTY] * 4, KEY, b"\xa3\x00"], True),
+        ([NUMBER, *[EMPTY] * 5], False),
+        ([NUMBER, *[EMPTY] * 4], False),
+        ([EMPTY, *[EMPTY] * 4, KEY], False),
+        ([], False),
+    ],
+)
+def test_the_sixth_field_is_the_key(fields: list[bytes], found: bool) -> None:
+    certificate = sequence(sequence(*fields), EMPTY, BITS)
+    assert public_key_of(certificate) == (KEY if found else None)
+
+
 @given(st.binary(max_size=300))
 def test_any_octets_raise_nothing(octets: bytes) -> None:
     assert public_key_of(octets) is None

@@ -12,7 +12,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from policy.requirement import DaneDemand, Level, Requirement, ResultType
-from policy.tls import TlsContexts, classify, describe_session, opportunistic_context, verified_context
+from policy.tls import (
+    TlsContexts,
+    classify,
+    describe_session,
+    opportunistic_context,
+    unverified_context,
+    verified_context,
+)
 from policy.tls_facts import TlsFailure, TlsSession
 
 MX = "mx.x.test"
@@ -165,15 +172,19 @@ async def test_the_mx_name_is_sent_as_sni(contexts: TlsContexts, ca: Certificate
     assert seen == [MX, MX]
 
 
-@pytest.mark.rfc("8461-4.2-i")
-async def test_no_session_is_resumed(contexts: TlsContexts, ca: CertificateAuthority, tmp_path: Path) -> None:
+@pytest.mark.rfc("8461-4.2-i", "7672-3-b")
+@pytest.mark.parametrize("kind", ["verified", "unverified"])
+async def test_no_session_is_resumed(
+    contexts: TlsContexts, ca: CertificateAuthority, tmp_path: Path, kind: str
+) -> None:
+    context: ssl.SSLContext = getattr(contexts, kind)
     reused: list[bool] = []
     server = ca.issue([MX]).server_context(tmp_path / "server.pem")
     for version in VERSIONS:
         server.minimum_version = server.maximum_version = version
         async with tls_server(server) as port:
             for _ in range(2):
-                _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=contexts.verified, server_hostname=MX)
+                _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=MX)
                 reused.append(writer.get_extra_info("ssl_object").session_reused)
                 writer.close()
                 with contextlib.suppress(ConnectionError, ssl.SSLError):
@@ -183,7 +194,7 @@ async def test_no_session_is_resumed(contexts: TlsContexts, ca: CertificateAutho
 
 @pytest.mark.rfc("8461-7.2-b")
 def test_what_the_contexts_demand(contexts: TlsContexts) -> None:
-    verified, opportunistic = contexts.verified, contexts.opportunistic
+    verified, unverified, opportunistic = contexts.verified, contexts.unverified, contexts.opportunistic
     assert verified.verify_mode is ssl.CERT_REQUIRED
     assert verified.check_hostname
     assert not verified.hostname_checks_common_name
@@ -191,7 +202,9 @@ def test_what_the_contexts_demand(contexts: TlsContexts) -> None:
     assert verified.verify_flags == ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST
     assert opportunistic.verify_mode is ssl.CERT_NONE
     assert not opportunistic.check_hostname
-    for context in (verified, opportunistic):
+    assert unverified.verify_mode is ssl.CERT_NONE
+    assert unverified.get_ciphers() == verified.get_ciphers()
+    for context in (verified, unverified, opportunistic):
         assert context.options & ssl.OP_NO_TICKET
         assert context.options & ssl.OP_NO_COMPRESSION
 
@@ -215,6 +228,7 @@ def test_the_context_to_try_first(contexts: TlsContexts, level: Level, dane: Dan
 
 def test_versions_are_settings() -> None:
     assert verified_context("", "1.3").minimum_version is ssl.TLSVersion.TLSv1_3
+    assert unverified_context("1.3").minimum_version is ssl.TLSVersion.TLSv1_3
     assert opportunistic_context("1.3").minimum_version is ssl.TLSVersion.TLSv1_3
     with pytest.raises(ValueError, match="is not one of"):
         verified_context("", "1.1")

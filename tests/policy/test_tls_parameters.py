@@ -48,6 +48,11 @@ def test_sni_goes_out_and_neither_alpn_nor_a_client_certificate(context: ssl.SSL
     assert 16 not in _extensions(hello), "ALPN"
 
 
+@pytest.mark.rfc("7671-5.1-a")
+def test_raw_public_keys_are_not_asked_for() -> None:
+    assert 20 not in _extensions(_client_hello(CONTEXTS.unverified, "mx.example.test")), "server_certificate_type"
+
+
 @pytest.mark.rfc("9325-4.2.1-a", "9325-4.5-a")
 def test_the_client_hello_offers_x25519_p256_and_sha256() -> None:
     extensions = _extensions(_client_hello(CONTEXTS.verified, "mx.example.test"))
