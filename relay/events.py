@@ -31,10 +31,12 @@ def _tell(event: str, fields: dict[str, object]) -> None:
 # -- process --------------------------------------------------------------------------------------------------
 
 
-def relay_started(version: str, config: str, listeners: Iterable[str], http: str) -> None:
+def relay_started(
+    version: str, config: str, listeners: Iterable[str], http: str, *, event_loop: str, workers: int
+) -> None:
     """Listeners are open: from now on mail is taken."""
     fields = {"version": version, "config": config, "listeners": ", ".join(listeners), "http": http}
-    log.info("relay.started", extra=fields)
+    log.info("relay.started", extra=fields | {"event_loop": event_loop, "workers": workers})
 
 
 def relay_stopping(reason: str) -> None:
@@ -48,6 +50,42 @@ def relay_stopped(seconds: float) -> None:
 def relay_died(error: BaseException) -> None:
     """A task ended that never should, with its traceback. The process ends; the supervisor starts it again."""
     log.error("relay.died", exc_info=error)
+
+
+def worker_started(listeners: Iterable[str]) -> None:
+    """A worker process works on its queue; one without listeners only empties it. `worker` is its number."""
+    log.info("worker.started", extra={"listeners": ", ".join(listeners)})
+
+
+def worker_died(number: int, pid: int, end: str, in_a_row: int, restart_in_seconds: float) -> None:
+    """A worker process ended that was to go on. Another takes up its queue, and the clients that wait for it."""
+    fields = {"died": number, "pid": pid, "end": end, "in_a_row": in_a_row, "restart_in_seconds": restart_in_seconds}
+    log.error("worker.died", extra=fields)
+
+
+def worker_stalled(number: int, pid: int, silent_seconds: float) -> None:
+    """The loop of a worker process no longer turns: it is killed, and another is started."""
+    log.error("worker.stalled", extra={"stalled": number, "pid": pid, "silent_seconds": silent_seconds})
+
+
+def worker_stop_overdue(number: int, pid: int) -> None:
+    """A worker process did not end within relay.stop_timeout and is killed; what it left undone is done again."""
+    log.error("worker.stop_overdue", extra={"overdue": number, "pid": pid})
+
+
+def queue_file_waits(file: str) -> None:
+    """Mail waits in a file of a former, larger number of workers, and there is no connection to spare to empty it."""
+    log.error("queue.file_waits", extra={"file": file, "setting": "delivery.max_connections_per_destination"})
+
+
+def queue_file_drained(file: str) -> None:
+    """No mail waits any more in a file of a former, larger number of workers."""
+    log.info("queue.file_drained", extra={"file": file})
+
+
+def queue_file_removed(file: str) -> None:
+    """A file of a former, larger number of workers was empty, with the traces of finished mail gone too."""
+    log.info("queue.file_removed", extra={"file": file})
 
 
 def start_failed(reason: str) -> None:

@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from types import TracebackType
-from typing import Any, Self, TextIO
+from types import MappingProxyType, TracebackType
+from typing import Any, Protocol, Self
 
 from relay.printable import printable
 
@@ -34,6 +34,14 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 _NOT_ASKED = {"_srcfile": None, "logThreads": False, "logProcesses": False, "logMultiprocessing": False}
 
 
+class LogStream(Protocol):
+    """Where lines go, standard error or what stands in for it."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
 def fields(record: logging.LogRecord) -> Mapping[str, object]:
     """Return what the event was logged with, beyond what every record has: its argument, or its `extra`."""
     if isinstance(record.args, dict) and record.name == "relay":
@@ -41,7 +49,15 @@ def fields(record: logging.LogRecord) -> Mapping[str, object]:
     return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
 
 
-class JsonFormatter(logging.Formatter):
+class _Marked(logging.Formatter):
+    """Writes `marks` into every line: which process it is from, where there are several."""
+
+    def __init__(self, marks: Mapping[str, object] = MappingProxyType({})) -> None:
+        super().__init__()
+        self._marks = marks
+
+
+class JsonFormatter(_Marked):
     """One JSON object a line: ts, level, event, then the event's own fields, flat.
 
     All but printable ASCII is escaped as \\uNNNN, so no text in it can break a line or move a terminal's cursor.
@@ -52,6 +68,7 @@ class JsonFormatter(logging.Formatter):
             "ts": _time(record),
             "level": record.levelname.lower(),
             "event": record.getMessage()[:_MAX_VALUE],
+            **self._marks,
         }
         line = {**head, **fields(record), **head}
         if record.name != "relay":
@@ -64,12 +81,12 @@ class JsonFormatter(logging.Formatter):
         return text.replace("\x7f", "\\u007f")
 
 
-class ConsoleFormatter(logging.Formatter):
+class ConsoleFormatter(_Marked):
     """For people: time, level, event, then name=value; a traceback follows on its own lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         parts = [_time(record)[11:23], f"{record.levelname:7}", printable(record.getMessage(), _MAX_VALUE)]
-        for name, value in fields(record).items():
+        for name, value in (*self._marks.items(), *fields(record).items()):
             text = printable(str(value), _MAX_VALUE)
             parts.append(f'{name}="{text}"' if " " in text or not text else f"{name}={text}")
         if (told := _traceback(record)) is not None:
@@ -140,8 +157,8 @@ def _dropped_record(count: int) -> logging.LogRecord:
 class _Writer:
     """Formats and writes records in its own thread, until it is stopped."""
 
-    def __init__(self, waiting: _Waiting, stream: TextIO) -> None:
-        self.formatter: logging.Formatter = JsonFormatter()
+    def __init__(self, waiting: _Waiting, stream: LogStream, formatter: logging.Formatter) -> None:
+        self.formatter = formatter
         self._waiting = waiting
         self._stream = stream
         self._stopping = False
@@ -193,14 +210,21 @@ class _Writer:
 class LogOutput:
     """A context manager: inside it, all log records go to the stream; on leaving, all of them have been written."""
 
-    def __init__(self, stream: TextIO | None = None, *, queued_records: int = _QUEUED_RECORDS) -> None:
+    def __init__(
+        self,
+        stream: LogStream | None = None,
+        *,
+        marks: Mapping[str, object] = MappingProxyType({}),
+        queued_records: int = _QUEUED_RECORDS,
+    ) -> None:
+        self._marks = marks
         self._handler = _Waiting(queued_records)
-        self._writer = _Writer(self._handler, stream or sys.stderr)
+        self._writer = _Writer(self._handler, stream or sys.stderr, JsonFormatter(marks))
         self._before: tuple[list[logging.Handler], int, dict[str, Any]] = ([], logging.WARNING, {})
 
     def configure(self, form: str, level: str) -> None:
         """Set `log.format` and `log.level`. Libraries are heard from WARNING on."""
-        self._writer.formatter = ConsoleFormatter() if form == "console" else JsonFormatter()
+        self._writer.formatter = (ConsoleFormatter if form == "console" else JsonFormatter)(self._marks)
         for name in ("relay", "policy"):
             logging.getLogger(name).setLevel(level.upper())
 

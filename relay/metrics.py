@@ -86,8 +86,12 @@ class Metrics:
         self.certificate_expiry = gauges(
             "listener_certificate_expiry_timestamp_seconds", "When a listener's certificate expires.", "listener"
         )
-        self.build_info = gauges("build_info", "Version of the relay; always 1.", "version", "python", "openssl")
+        self.build_info = gauges(
+            "build_info", "Version of the relay; always 1.", "version", "python", "openssl", "event_loop"
+        )
         self.start_time = gauge("start_time_seconds", "When the relay started, as a Unix timestamp.")
+        self.workers = gauge("workers", "Worker processes that run, of relay.workers; 1 where there are no others.")
+        self.worker_deaths = counter("worker_deaths", "Worker processes that died and were started again.")
 
 
 def process_registry() -> CollectorRegistry:

@@ -4,8 +4,8 @@ import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -24,9 +24,22 @@ Readiness = Callable[[], Awaitable[Sequence[str]]]
 """Returns the reasons why the relay may not take mail; none when it may."""
 
 
+Collect = Callable[[], Awaitable[Collector]]
+"""Returns all metrics, up to date."""
+
+
+def always(collector: Collector) -> Collect:
+    """Return what collects from a registry that is up to date by itself."""
+
+    async def collect() -> Collector:
+        return collector
+
+    return collect
+
+
 def endpoints(
     *,
-    registry: CollectorRegistry,
+    collect: Collect,
     readiness: Readiness,
     names: Sequence[str],
 ) -> Starlette:
@@ -37,8 +50,9 @@ def endpoints(
             encoder, content_type = choose_encoder(request.headers.get("accept", ""))
         except (TypeError, ValueError):  # the library fails on a version that is no number
             encoder, content_type = choose_encoder("")
+        collector = await collect()
         # Thousands of series take tens of milliseconds to render, for which mail shall not wait.
-        body = await asyncio.to_thread(encoder, registry)
+        body = await asyncio.to_thread(encoder, collector)
         return Response(body, headers=_HEADERS | {"Content-Type": content_type})
 
     async def healthz(request: Request) -> Response:  # noqa: ARG001  the framework's signature

@@ -1,19 +1,18 @@
 """The running relay: everything built, started in order, reloaded, and stopped in order."""
 
 import asyncio
-import platform
 import random
 import secrets
-import ssl
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from policy.refresh import PolicyRefresher
 from relay import events
-from relay.admin.endpoints import endpoints
+from relay.admin.endpoints import always, endpoints
 from relay.admin.server import AdminServer
 from relay.app import plain
 from relay.app.clock import SystemClock
@@ -21,22 +20,29 @@ from relay.app.health import Health
 from relay.app.ndr_route import bad_ndr_routes
 from relay.app.operating import new_incarnation
 from relay.app.outbound import Outbound, build_outbound
+from relay.app.part import Part
 from relay.app.reload import need_restart
-from relay.app.state_dir import NODE, POLICY_FILE, QUEUE_FILE, StateDirLock
-from relay.app.version import version
+from relay.app.state_dir import NODE, POLICY_FILE, StateDirError, queue_file
+from relay.app.version import tell_build
 from relay.config import Settings
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.notices import NoticeWriter
+from relay.delivery.slot_table import Demand, SlotSettings
 from relay.delivery.slots import Slots
 from relay.delivery.tally import Tally
 from relay.delivery.worker import DeliveryWorker
 from relay.ingress.listener import Listeners
+from relay.ingress.settings import IngressSettings
+from relay.ingress.tls import CertificateError
+from relay.ingress.users import UsersFileError
 from relay.metrics import Metrics, process_registry
 from relay.queue.ids import QueueIds
 from relay.store.protocols import StoreDeadError, StoreError
 from relay.store.sqlite.policies import SqlitePolicyStore
 from relay.store.sqlite.queue import SqliteQueueStore
 
+CANNOT_START = (StateDirError, StoreError, CertificateError, UsersFileError, OSError, ValueError)
+"""What a relay that cannot start raises."""
 _RETIRED_FOR_SECONDS = 1800.0
 """How long the way out of former settings stays open for attempts that began under them."""
 _STORE_PAUSE_SECONDS = 60.0
@@ -45,11 +51,15 @@ _STOP_RESERVE = timedelta(seconds=6)
 
 
 class Relay:
-    """One relay. Made and started by `running`, which also stops it."""
+    """One relay, or with `part` the part of it that a worker process is. Made, started and stopped by `running`."""
 
-    def __init__(self, settings: Settings, *, store: SqliteQueueStore, policies: SqlitePolicyStore) -> None:
+    def __init__(
+        self, settings: Settings, *, store: SqliteQueueStore, policies: SqlitePolicyStore, part: Part | None = None
+    ) -> None:
         """Raises CertificateError, UsersFileError or ValueError if it cannot be built."""
         self.settings = settings
+        self._part = part
+        self._bounds = part.slots if part is not None else None
         self.registry = process_registry()
         self.metrics = Metrics(self.registry)
         self.phase = "starting"
@@ -57,8 +67,8 @@ class Relay:
         self._policies = policies
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._clock = SystemClock()
-        self._new_id = QueueIds(0, self._clock.now, secrets.token_bytes)
-        self._slots = Slots(settings=plain.slot_settings(settings), timer=time.monotonic)
+        self._new_id = QueueIds(part.number if part is not None else 0, self._clock.now, secrets.token_bytes)
+        self._slots = Slots(settings=self._bounds or plain.slot_settings(settings), timer=time.monotonic)
         self._outbound = self._build_outbound(settings)
         self._retired: list[Outbound] = []
         self._tally = Tally(self.metrics)
@@ -73,7 +83,7 @@ class Relay:
             settings=plain.dispatch_settings(settings),
         )
         self._listeners = Listeners(
-            settings=plain.ingress_settings(settings),
+            settings=self._ingress_settings(settings),
             store=store,
             dispatch=self._dispatcher.accept,
             lease_for=self._dispatcher.lease_for,
@@ -95,8 +105,21 @@ class Relay:
     @property
     def http(self) -> tuple[str, int]:
         """Host and port of the HTTP server, as bound."""
-        assert self._admin is not None, "opened"
+        assert self._admin is not None, "opened, and no part of another"
         return self._admin.address
+
+    @property
+    def turning(self) -> bool:
+        """Whether our loop goes round: it has, when this is asked."""
+        return True
+
+    @property
+    def _leads(self) -> bool:
+        return self._part is None or self._part.leads
+
+    def _ingress_settings(self, settings: Settings) -> IngressSettings:
+        given = plain.ingress_settings(settings)
+        return replace(given, listeners=()) if self._part is not None and self._part.drains else given
 
     def _build_outbound(self, settings: Settings) -> Outbound:
         return build_outbound(
@@ -121,7 +144,7 @@ class Relay:
 
     def _build_admin(self) -> AdminServer:
         app = endpoints(
-            registry=self.registry,
+            collect=always(self.registry),
             readiness=self._health.reasons_not_ready,
             names=[self.settings.relay.hostname, *self.settings.http.hosts],
         )
@@ -135,6 +158,9 @@ class Relay:
 
     async def open(self) -> None:
         """Bind all addresses. Raises OSError, and then none is bound."""
+        if self._part is not None:
+            await self._listeners.start(self._part.sockets)
+            return
         await self._listeners.start()
         try:
             self._admin = self._build_admin()
@@ -144,16 +170,15 @@ class Relay:
 
     def begin(self, group: asyncio.TaskGroup) -> None:
         """Begin all tasks, each of which takes the group down when it dies. To be called right after `open`."""
-        assert self._admin is not None, "opened"
-        facts = (version(), platform.python_version(), ssl.OPENSSL_VERSION)
-        self.metrics.build_info.labels(*facts).set(1)
-        self.metrics.start_time.set(self._clock.now().timestamp())
+        tell_build(self.metrics, self._clock.now())
         self._group = group
         self._run("delivery", self._dispatcher.run())
-        self._run("http", self._admin.run())
-        self._run("policy gauges", self._health.measure())
-        self._run_refresher()
-        self._run_ndr_route_check()
+        if self._admin is not None:
+            self.metrics.workers.set(1)
+            self._run("http", self._admin.run())
+        if self._leads:
+            self._run("policy gauges", self._health.measure())
+        self._run_leading()
         self.phase = "running"
 
     async def stop(self) -> None:
@@ -176,6 +201,12 @@ class Relay:
             before.cancel()
         assert self._group is not None, "begun"
         self._tasks[name] = self._group.create_task(work, name=name)
+
+    def _run_leading(self) -> None:
+        """Run what the settings say anew, and what one process does for all."""
+        if self._leads:
+            self._run_refresher()
+            self._run_ndr_route_check()
 
     def _run_refresher(self) -> None:
         refresher = PolicyRefresher(
@@ -221,14 +252,14 @@ class Relay:
         end under the settings that they began with.
         """
         outbound = self._build_outbound(new)  # first, so that what cannot be built changes nothing
-        if not await self._listeners.reload(plain.ingress_settings(new)):
+        if not await self._listeners.reload(self._ingress_settings(new)):
             await outbound.close()
             return None
         waiting = tuple(need_restart(self.settings, new))
         self.settings = new
         self._retire(self._outbound)
         self._outbound = outbound
-        self._slots.use(plain.slot_settings(new))
+        self._slots.use(self._bounds or plain.slot_settings(new))
         self._dispatcher.use(plain.dispatch_settings(new))
         self._store.retain(new.queue.retain_finished)
         self._worker.use(
@@ -237,9 +268,26 @@ class Relay:
             notices=self._notices(),
             schedule=plain.schedule_settings(new),
         )
-        self._run_refresher()
-        self._run_ndr_route_check()
+        self._run_leading()
         return waiting
+
+    # What a part is asked and told by the parent.
+
+    def bound(self, slots: SlotSettings) -> None:
+        """Keep to these bounds of connections from now on."""
+        self._bounds = slots
+        self._slots.use(slots)
+
+    def demand(self) -> tuple[Demand, dict[str, Demand]]:
+        """Return which bounds of connections are short."""
+        return self._slots.demand()
+
+    async def reasons_not_ready(self) -> Sequence[str]:
+        return await self._health.reasons_not_ready()
+
+    async def drained(self) -> bool:
+        """Whether nothing waits in the queue, held or not."""
+        return not any((await self._store.stats()).by_state.values())
 
     def _retire(self, outbound: Outbound) -> None:
         self._retired.append(outbound)
@@ -253,19 +301,19 @@ class Relay:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Relay]:
+async def running(settings: Settings, part: Part | None = None) -> AsyncIterator[Relay]:
     """Run a relay while inside. If a task of it dies, the body is cancelled, and an ExceptionGroup says why.
 
-    Raises StateDirError, StoreError, OSError, CertificateError, UsersFileError or ValueError if it cannot start.
+    The state directory has to be locked; for a part the parent has done that.
+    Raises StoreError, OSError, CertificateError, UsersFileError or ValueError if it cannot start.
     Leaving, however it comes to it, stops the relay in order; the files are closed last.
     """
     state_dir = settings.relay.state_dir
     async with AsyncExitStack() as exits:
-        exits.enter_context(StateDirLock(state_dir))
         policies = await SqlitePolicyStore.open(state_dir / POLICY_FILE)
         exits.push_async_callback(policies.close)
         store = await SqliteQueueStore.open(
-            state_dir / QUEUE_FILE,
+            queue_file(state_dir, part.number if part is not None else 0),
             clock=SystemClock(),
             incarnation=new_incarnation(),
             node=NODE,
@@ -273,7 +321,7 @@ async def running(settings: Settings) -> AsyncIterator[Relay]:
             min_free_disk=settings.store.min_free_disk,
         )
         exits.push_async_callback(store.close)
-        relay = Relay(settings, store=store, policies=policies)
+        relay = Relay(settings, store=store, policies=policies, part=part)
         await relay.open()
         async with asyncio.TaskGroup() as group:
             relay.begin(group)

@@ -15,6 +15,19 @@ _NEED_RESTART: dict[str, Callable[[Settings], object]] = {
 }
 
 
+def kept(old: Settings, new: Settings) -> Settings:
+    """Return the new settings, with those that have to wait for a restart as they are."""
+    listeners = {one.address: one for one in new.listener}
+    return new.model_copy(
+        update={
+            "relay": new.relay.model_copy(update={"state_dir": old.relay.state_dir, "workers": old.relay.workers}),
+            "listener": tuple(listeners.get(one.address, one) for one in old.listener),
+            "store": old.store,
+            "http": old.http,
+        }
+    )
+
+
 def need_restart(old: Settings, new: Settings) -> Iterator[str]:
     """Yield the names of the settings that differ and stay as they were until a restart."""
     for name, setting in _NEED_RESTART.items():

@@ -3,24 +3,28 @@
 import asyncio
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from relay import events
-from relay.app.relay import Relay, running
-from relay.app.state_dir import StateDirError
+from relay.app.crew import Crew, WorkerStartError, presiding, room_to_drain
+from relay.app.leftovers import mail_waits
+from relay.app.log_lines import SharedLog
+from relay.app.relay import CANNOT_START, Relay, running
+from relay.app.state_dir import StateDirLock
 from relay.app.systemd import ServiceManager
-from relay.app.version import version
+from relay.app.version import event_loop, version
+from relay.app.worker_process import Launcher, own_program
 from relay.config import ConfigError, Settings, load
 from relay.config.quantities import HostPort
-from relay.ingress.tls import CertificateError
-from relay.ingress.users import UsersFileError
 from relay.logs import LogOutput
-from relay.store.protocols import StoreError
 
-_CANNOT_START = (StateDirError, StoreError, CertificateError, UsersFileError, OSError, ValueError)
+Serving = Relay | Crew
+"""One process that does all, or the parent of several."""
 
 
-async def serve(config: Path, settings: Settings, *, logs: LogOutput, manager: ServiceManager) -> bool:
+async def serve(config: Path, settings: Settings, *, logs: LogOutput, log: SharedLog, manager: ServiceManager) -> bool:
     """Run the relay until SIGTERM or SIGINT; SIGHUP reloads. False if it could not start or a task of it died."""
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue(16)
     loop = asyncio.get_running_loop()
@@ -29,14 +33,14 @@ async def serve(config: Path, settings: Settings, *, logs: LogOutput, manager: S
     if settings.relay.hostname == Settings().relay.hostname:
         events.hostname_is_example(settings.relay.hostname)
     try:
-        async with running(settings) as relay:
+        async with _serving(settings, log) as relay:
             _say_started(relay, config)
             manager.say("READY=1")
             reason = await _attend(relay, config, signals, logs, manager)
             manager.say("STOPPING=1")
             events.relay_stopping(reason)
             began = time.monotonic()
-    except _CANNOT_START as error:
+    except (*CANNOT_START, WorkerStartError) as error:
         events.start_failed(str(error))
         return False
     except ExceptionGroup as group:
@@ -46,18 +50,34 @@ async def serve(config: Path, settings: Settings, *, logs: LogOutput, manager: S
     return True
 
 
+@asynccontextmanager
+async def _serving(settings: Settings, log: SharedLog) -> AsyncIterator[Serving]:
+    """Run the relay as the settings and the queue files that are there demand: in this process, or in several."""
+    workers = settings.relay.workers
+    with StateDirLock(settings.relay.state_dir) as lock:
+        waiting = await mail_waits(settings, range(workers))
+        if workers == 1 and not waiting:
+            async with running(settings) as relay:
+                yield relay
+        else:
+            launcher = Launcher(program=own_program(), lock_fd=lock.fd, log=log)
+            async with presiding(settings, launcher, room_to_drain(settings, waiting)) as crew:
+                yield crew
+
+
 def _put(signals: "asyncio.Queue[signal.Signals]", number: signal.Signals) -> None:
     if not signals.full():
         signals.put_nowait(number)
 
 
-def _say_started(relay: Relay, config: Path) -> None:
+def _say_started(relay: Serving, config: Path) -> None:
     listeners = [str(HostPort(host, port)) for host, port in relay.listeners]
-    events.relay_started(version(), str(config), listeners, str(HostPort(*relay.http)))
+    http, workers = str(HostPort(*relay.http)), relay.settings.relay.workers
+    events.relay_started(version(), str(config), listeners, http, event_loop=event_loop(), workers=workers)
 
 
 async def _attend(
-    relay: Relay, config: Path, signals: "asyncio.Queue[signal.Signals]", logs: LogOutput, manager: ServiceManager
+    relay: Serving, config: Path, signals: "asyncio.Queue[signal.Signals]", logs: LogOutput, manager: ServiceManager
 ) -> str:
     """Do what signals ask for, and tell the service manager that the loop still turns; return what ended it."""
     interval = manager.watchdog_interval
@@ -66,7 +86,8 @@ async def _attend(
             async with asyncio.timeout(interval.total_seconds() if interval else None):
                 number = await signals.get()
         except TimeoutError:
-            manager.say("WATCHDOG=1")
+            if relay.turning:
+                manager.say("WATCHDOG=1")
             continue
         if number is not signal.SIGHUP:
             return number.name
@@ -76,7 +97,7 @@ async def _attend(
         manager.say("WATCHDOG=1")  # signals that keep coming must not keep this from being said
 
 
-async def reload(relay: Relay, config: Path, logs: LogOutput) -> None:
+async def reload(relay: Serving, config: Path, logs: LogOutput) -> None:
     """Read the config file again; a file that cannot be used changes nothing, and the log says what is wrong."""
     try:
         settings = await asyncio.to_thread(load, config)

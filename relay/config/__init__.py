@@ -15,7 +15,7 @@ from relay.config.checks import impossible, unusable
 from relay.config.models import Settings
 from relay.config.problems import ConfigError, KeyPath, Problem, find_lines, in_plain_words, line_of
 
-__all__ = ["ConfigError", "Problem", "Settings", "load", "parse", "render"]
+__all__ = ["ConfigError", "Problem", "Settings", "from_json", "load", "parse", "render", "to_json"]
 
 _MAX_FILE = 1 << 20
 
@@ -106,6 +106,15 @@ def _with_lines(problems: Iterable[Problem], text: str) -> list[Problem]:
     lines = find_lines(text)
     told = [Problem(problem.path, problem.text, line_of(problem.path, lines)) for problem in problems]
     return sorted(told, key=lambda problem: (problem.line or 0, problem.path[:1]))
+
+
+def to_json(settings: Settings) -> str:
+    """Write the settings for another process of ours, which reads them with `from_json`."""
+    return settings.model_dump_json()
+
+
+def from_json(text: str) -> Settings:
+    return Settings.model_validate(json.loads(text), context={"base": Path("/")})
 
 
 def render(settings: Settings) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 from relay.config.models import ListenerTable, Settings
 from relay.config.problems import KeyPath, Problem
 
+MAX_WORKERS = 64
+
 
 def impossible(settings: Settings) -> Iterator[Problem]:
     """Yield what this version, or any, cannot do. Looks at nothing but the settings."""
-    if settings.relay.workers > 1:
-        yield Problem(("relay", "workers"), "this version runs one worker process")
+    yield from _workers(settings)
     if settings.store.url != "sqlite":
         text = (
             "this version supports sqlite only" if settings.store.url.startswith("postgresql:") else 'must be "sqlite"'
@@ -31,6 +32,21 @@ def impossible(settings: Settings) -> Iterator[Problem]:
     yield from _addresses(settings)
     for number, listener in enumerate(settings.listener):
         yield from _listener(("listener", number), listener, settings)
+
+
+def _workers(settings: Settings) -> Iterator[Problem]:
+    workers, access, delivery = settings.relay.workers, settings.access, settings.delivery
+    if workers > MAX_WORKERS:
+        yield Problem(("relay", "workers"), f"must be at most {MAX_WORKERS}")
+    for name, bound in (
+        ("access.max_connections", access.max_connections),
+        ("access.max_connections_per_client", access.max_connections_per_client),
+        ("access.max_messages_per_minute_per_client", access.max_messages_per_minute_per_client or workers),
+        ("delivery.max_connections", delivery.max_connections),
+        ("delivery.max_connections_per_destination", delivery.max_connections_per_destination),
+    ):
+        if bound < workers:
+            yield Problem(("relay", "workers"), f"must be at most {name}, as each needs one of them")
 
 
 def _access(settings: Settings) -> Iterator[Problem]:

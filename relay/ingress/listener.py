@@ -1,6 +1,8 @@
 """The listening sockets and the sessions behind them: start, reload, stop."""
 
 import asyncio
+import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -50,14 +52,18 @@ class Listeners:
         self._sessions = Sessions()
         self._lingering = Sessions()
 
-    async def start(self) -> None:
-        """Open every listening socket, or none: raises OSError."""
+    async def start(self, bound: Sequence[socket.socket] | None = None) -> None:
+        """Open every listening socket, or none: raises OSError. `bound` are ready-made ones, one for each listener."""
         loop = asyncio.get_running_loop()
         try:
             for number, listener in enumerate(self._listeners):
-                host, port = listener.settings.host_port
                 make = partial(self._session, number, loop)
-                self._servers.append(await loop.create_server(make, host, port, backlog=_BACKLOG))
+                if bound is None:
+                    host, port = listener.settings.host_port
+                    server = await loop.create_server(make, host, port, backlog=_BACKLOG)
+                else:
+                    server = await loop.create_server(make, sock=bound[number], backlog=_BACKLOG)
+                self._servers.append(server)
         except OSError:
             self._close_sockets()
             raise

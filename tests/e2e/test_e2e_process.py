@@ -164,11 +164,11 @@ async def test_an_address_in_use_is_named(scene: Scene) -> None:
 
 
 async def test_a_bad_config_is_told_at_once_and_in_full(scene: Scene) -> None:
-    scene.config.write_text('[relay]\nworkers = 2\n[[listener]]\ntls = "implicit"\n[log]\nlevel = "loud"\n')
+    scene.config.write_text('[relay]\nworkers = 30\n[[listener]]\ntls = "implicit"\n[log]\nlevel = "loud"\n')
     status, out, err = await scene.cli("serve")
     assert (status, out) == (2, "")
     assert [line.partition("config.toml: ")[2] for line in err.splitlines()] == [
-        "line 2: relay.workers: this version runs one worker process",
+        "line 2: relay.workers: must be at most delivery.max_connections_per_destination, as each needs one of them",
         'line 3: listener[1].certificate: is needed with tls = "implicit"',
         'line 3: listener[1].key: is needed with tls = "implicit"',
         "line 6: log.level: must be 'debug', 'info', 'warning' or 'error'",

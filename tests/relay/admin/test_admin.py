@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from relay.admin.endpoints import endpoints
+from relay.admin.endpoints import always, endpoints
 from relay.admin.server import AdminServer
 from relay.metrics import Metrics
 
@@ -34,7 +34,7 @@ def relay() -> Relay:
 @pytest.fixture
 async def port(relay: Relay) -> AsyncIterator[int]:
     app = endpoints(
-        registry=relay.registry,
+        collect=always(relay.registry),
         readiness=relay.readiness,
         names=["relay.example.com"],
     )
@@ -160,7 +160,7 @@ async def test_signals_stay_the_relays(port: int) -> None:
 async def test_a_taken_address_is_an_os_error(port: int, relay: Relay) -> None:
     with pytest.raises(OSError, match="Address already in use"):
         AdminServer(
-            endpoints(registry=relay.registry, readiness=relay.readiness, names=[]),
+            endpoints(collect=always(relay.registry), readiness=relay.readiness, names=[]),
             "127.0.0.1",
             port,
         )

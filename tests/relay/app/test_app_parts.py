@@ -12,7 +12,7 @@ from policy.nameservers import TrustAd
 from relay.app import plain
 from relay.app.ndr_route import ndr_domains
 from relay.app.reload import need_restart
-from relay.app.state_dir import StateDirError, StateDirLock
+from relay.app.state_dir import StateDirError, StateDirLock, queue_file, queue_files, remove_queue_file
 from relay.app.systemd import ServiceManager
 from relay.config import Settings, parse
 from relay.ingress.settings import TlsMode
@@ -32,6 +32,27 @@ def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:
         StateDirLock(tmp_path).__enter__()
     with StateDirLock(tmp_path):
         pass
+
+
+def test_whoever_inherits_the_lock_holds_it_as_well(tmp_path: Path) -> None:
+    with StateDirLock(tmp_path) as lock:
+        inherited = os.dup(lock.fd)
+    with pytest.raises(StateDirError, match="in use"):
+        StateDirLock(tmp_path).__enter__()
+    os.close(inherited)
+    with StateDirLock(tmp_path):
+        pass
+
+
+def test_queue_files_are_found_by_number(tmp_path: Path) -> None:
+    for name in ("queue-10.db", "queue-2.db", "queue-0.db", "queue-01.db", "queue-x.db", "queue-0.db-wal", "policy.db"):
+        (tmp_path / name).touch()
+    assert [*queue_files(tmp_path)] == [0, 2, 10]
+    assert queue_files(tmp_path)[10] == queue_file(tmp_path, 10)
+    (tmp_path / "queue-2.db-shm").touch()
+    remove_queue_file(queue_file(tmp_path, 2))
+    remove_queue_file(queue_file(tmp_path, 0))
+    assert sorted(file.name for file in tmp_path.glob("queue-?.db*")) == ["queue-x.db"]
 
 
 def test_a_state_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -150,7 +150,14 @@ def test_what_is_rendered_reads_back_the_same() -> None:
         ("[relay]\nstop_timeout = '1.5h'", "must be a duration such as"),
         ("[relay]\nstop_timeout = '0s'", "must be longer than 0s"),
         ("[relay]\nstop_timeout = '99999d'", 'must be a duration of at most "3660d"'),
-        ("[relay]\nworkers = 2", "line 2: relay.workers: this version runs one worker process"),
+        ("[relay]\nworkers = 65\n[delivery]\nmax_connections_per_destination = 99", "workers: must be at most 64"),
+        ("[relay]\nworkers = 21", "line 2: relay.workers: must be at most delivery.max_connections_per_destination"),
+        ("[relay]\nworkers = 4\n[delivery]\nmax_connections = 3", "must be at most delivery.max_connections, as each"),
+        ("[relay]\nworkers = 4\n[access]\nmax_connections = 3", "must be at most access.max_connections, as each"),
+        (
+            "[relay]\nworkers = 4\n[access]\nmax_messages_per_minute_per_client = 3",
+            "must be at most access.max_messages_per_minute_per_client",
+        ),
         ("[relay]\nworkers = 0", "relay.workers: must be at least 1"),
         ("[relay]\nworkers = '1'", "relay.workers: must be a whole number"),
         ("[relay]\nworkers = true", "relay.workers: must be a whole number"),
@@ -205,7 +212,7 @@ def test_an_error_names_the_key_in_plain_words(text: str, told: str) -> None:
 def test_all_errors_are_told_at_once_with_their_lines() -> None:
     told = problems(
         """[relay]
-workers = 3
+workers = 30
 hostnam = "x"
 
 [[listener]]
@@ -223,7 +230,7 @@ retry = ["1x"]
 """
     )
     assert told == [
-        "line 2: relay.workers: this version runs one worker process",
+        "line 2: relay.workers: must be at most delivery.max_connections_per_destination, as each needs one of them",
         "line 3: relay.hostnam: unknown key",
         'line 5: listener[1].certificate: is needed with tls = "starttls"',
         'line 5: listener[1].key: is needed with tls = "starttls"',

@@ -219,3 +219,12 @@ def test_printable_keeps_letters_and_escapes_the_rest() -> None:
     assert printable("jörg@bücher.example") == "jörg@bücher.example"
     assert printable("\x1b]0;x\x07\u202egpj\U000e0001") == r"\x1b]0;x\x07\u202egpj\U000e0001"
     assert printable("x" * 9, 5) == "xxxxx..."
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_process_marks_its_lines(form: str) -> None:
+    stream = io.StringIO()
+    with LogOutput(stream, marks={"worker": 3}) as logs:
+        logs.configure(form, "info")
+        logging.getLogger("relay").info("a.b", extra={"mx": "x"})
+    assert '"worker":3,"mx":"x"' in stream.getvalue() or stream.getvalue().endswith("a.b worker=3 mx=x\n")
