@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, scene: Stage) -> Results:
                 measured.rows.setdefault(row.name, {}).setdefault(system, []).append(figures)
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
                 print(f"{row.name} {system}: {shown}", flush=True)
-    if options.profile or not (options.row or options.system):
+    if options.profile:
         measured.profile = tables(profile(scene, scene.root / "profile"))
         print("\n".join(measured.profile))
     return measured
@@ -65,7 +65,8 @@ def main() -> None:
     if options.page:
         write_page(load(RESULTS))
         return
-    if py_spy() is None:
+    options.profile = options.profile or not (options.row or options.system)
+    if options.profile and py_spy() is None:
         raise SystemExit("py-spy is not installed (make bench)")
     private_net.enter()
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench_client import Client, Sent
@@ -55,19 +55,18 @@ def large(system: System, stage: Stage, directory: Path) -> Figures:
         offer(running.port, ONE_DOMAIN, 1, SIZE)
         arrived(stage, 51)
         stage.sink.reset()
-        ended, sent = threading.Event(), list[Sent]()
-        small = threading.Thread(target=partial(_send_small, running.port, ended, sent))
+        ended = threading.Event()
         idle = memory_bytes(running.roots)
         began = time.monotonic()
-        with PeakMemory(running.roots) as memory:
-            small.start()
+        with PeakMemory(running.roots) as memory, ThreadPoolExecutor(1) as beside:
+            small = beside.submit(_send_small, running.port, ended)
             try:
                 offer(running.port, ONE_DOMAIN, _LARGE_MESSAGES, LARGE, sessions=_LARGE_MESSAGES)
                 accepted = time.monotonic() - began
                 _large_arrived(stage)
             finally:
                 ended.set()
-                small.join()
+            sent = small.result()
         arrived(stage, _LARGE_MESSAGES + len(sent))
         waits = [1000 * one.commit_seconds for one in sent]
         return {
@@ -81,10 +80,12 @@ def large(system: System, stage: Stage, directory: Path) -> Figures:
         }
 
 
-def _send_small(port: int, ended: threading.Event, sent: list[Sent]) -> None:
+def _send_small(port: int, ended: threading.Event) -> list[Sent]:
+    sent = list[Sent]()
     with Client(ADDRESS, port) as client:
         while not ended.wait(_PAUSE):
             sent.append(client.send(f"{len(sent)}@small", f"user@{WARM_DOMAIN}", SIZE))
+    return sent
 
 
 def _large_arrived(stage: Stage) -> None:

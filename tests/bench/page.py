@@ -79,8 +79,8 @@ def _ratios(results: Results) -> Iterable[str]:
         rate, cpu = target.throughput_reached(results), target.cpu_reached(results)
         yield (
             f"| {ROWS[target.row].title} "
-            f"| {_times(rate)} | {_verdict(rate, target.throughput)} ≥ {target.throughput:g} × "
-            f"| {_fraction(cpu)} | {_verdict(cpu, target.cpu)} ≤ 1/{target.cpu:g} |"
+            f"| {_times(rate)} | {_verdict(rate, target.throughput)}≥ {target.throughput:g} × "
+            f"| {_fraction(cpu)} | {_verdict(cpu, target.cpu)}≤ 1/{target.cpu:g} |"
         )
 
 
@@ -93,7 +93,7 @@ def _fraction(ratio: Spread | None) -> str:
 
 
 def _verdict(reached: Spread | None, least: float) -> str:
-    return "" if reached is None else "met:" if reached.middle >= least else "**missed**:"
+    return "" if reached is None else "met: " if reached.middle >= least else "**missed**: "
 
 
 def _bounds(results: Results) -> Iterable[str]:
