@@ -6,7 +6,7 @@ from relay.store.sqlite.intake import chunk_key
 
 _UPLOAD_LIFE = 3600 * 1_000_000
 """An upload that was not touched for an hour has been given up by its client."""
-_STEP_JOBS = 200
+_STEP_JOBS = 100
 _STEP_CHUNKS = 16
 _STEP_DESTINATIONS = 1000
 _STEP_PAGES = 256
@@ -17,12 +17,12 @@ SELECT_FINISHED = (
     "SELECT finished_at, id, queue_id FROM jobs "
     "WHERE (finished_at, id) > (?, ?) AND finished_at <= ? ORDER BY finished_at, id LIMIT ?"
 )
-_DELETE_MESSAGE = (
+DELETE_MESSAGE = (
     "DELETE FROM jobs WHERE queue_id = ?1 "
     "AND NOT EXISTS (SELECT 1 FROM jobs WHERE queue_id = ?1 AND (finished_at IS NULL OR finished_at > ?2))"
 )
 SELECT_DESTINATIONS = "SELECT name FROM destinations WHERE name > ? ORDER BY name LIMIT ?"
-_DELETE_IDLE = (
+DELETE_IDLE = (
     "DELETE FROM destinations WHERE name > ? AND name <= ? "
     "AND oldest_at IS NULL AND recipients_held = 0 AND NOT paused AND cooled_until <= ?"
 )
@@ -58,7 +58,7 @@ def remove_finished(connection: sqlite3.Connection, before: int, after: Position
     """
     removed, last = 0, None
     for finished_at, job_id, queue_id in connection.execute(SELECT_FINISHED, (*after, before, _STEP_JOBS)).fetchall():
-        removed += connection.execute(_DELETE_MESSAGE, (queue_id, before)).rowcount
+        removed += connection.execute(DELETE_MESSAGE, (queue_id, before)).rowcount
         last = finished_at, job_id
         if removed >= _STEP_JOBS:
             break
@@ -74,7 +74,7 @@ def remove_idle_destinations(connection: sqlite3.Connection, now: int, after: st
     if not names:
         return None
     (last,) = names[-1]
-    connection.execute(_DELETE_IDLE, (after, last, now))
+    connection.execute(DELETE_IDLE, (after, last, now))
     return str(last)
 
 

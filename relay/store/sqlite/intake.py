@@ -30,7 +30,7 @@ _INSERT_JOBS = Bulk(
     MESSAGE_WIDTH + 13,
 )
 _INSERT_CHUNKS = Bulk("INSERT INTO chunks (id, data)", 2)
-_SELECT_BLOCKED = (
+SELECT_BLOCKED = (
     "SELECT name FROM destinations WHERE name IN (SELECT value FROM json_each(?1)) "
     "AND (paused OR cooled_until > ?2 OR due_at <= ?2)"
 )
@@ -123,7 +123,7 @@ def _blocked(connection: sqlite3.Connection, arrivals: Sequence[Arrival]) -> set
     if not wanted:
         return set()
     now = max(arrival.now for arrival in arrivals)
-    return {row[0] for row in connection.execute(_SELECT_BLOCKED, (json.dumps(list(wanted)), now))}
+    return {row[0] for row in connection.execute(SELECT_BLOCKED, (json.dumps(list(wanted)), now))}
 
 
 def _add_message(

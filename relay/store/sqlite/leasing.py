@@ -17,7 +17,7 @@ SELECT_DUE = (
     f"{_SELECT_CHOSEN} (SELECT id AS value FROM jobs WHERE destination = ? AND state = 'queued' "  # noqa: S608  constants
     "AND next_attempt_at <= ? ORDER BY next_attempt_at, id LIMIT ?) AS chosen CROSS JOIN jobs ON jobs.id = chosen.value"
 )
-_SELECT_BY_ID = (
+SELECT_BY_ID = (
     f"{_SELECT_CHOSEN} json_each(?) AS chosen CROSS JOIN jobs ON jobs.id = chosen.value "
     "WHERE state IN ('queued', 'held')"
 )
@@ -58,7 +58,7 @@ def claim(connection: sqlite3.Connection, destination: str, limit: int, now: int
 
 def claim_by_id(connection: sqlite3.Connection, ids: Sequence[int], now: int, terms: LeaseTerms) -> list[Job]:
     """Lease queued or held jobs uncounted, in order to drop them."""
-    return _lease(connection, _rows(connection, _SELECT_BY_ID, (json.dumps(ids),)), now, terms, counted=0)
+    return _lease(connection, _rows(connection, SELECT_BY_ID, (json.dumps(ids),)), now, terms, counted=0)
 
 
 def renew(connection: sqlite3.Connection, jobs: Sequence[Job] | None, terms: LeaseTerms) -> None:

@@ -48,15 +48,20 @@ _NOTE_UNKNOWN = (
 _SELECT_DUE = (
     f"{_SELECT} WHERE fetched_at IS NOT NULL AND fetched_at < ? AND expires_at > ? ORDER BY fetched_at LIMIT ?"
 )
+_PRUNE_STEP = 500
+"""Domains looked at in one transaction: others who share the file never wait long for it."""
+_SELECT_STEP = "SELECT policy_domain FROM policies WHERE policy_domain > ? ORDER BY policy_domain LIMIT ?"
 _CLEAR_POLICY = (
     "UPDATE policies SET record_id = NULL, policy_text = NULL, fetched_at = NULL, expires_at = NULL "
-    "WHERE expires_at <= ?"
+    "WHERE policy_domain > ? AND policy_domain <= ? AND expires_at <= ?"
 )
 _CLEAR_FAILURE = (
     "UPDATE policies SET failed_id = NULL, result_type = NULL, detail = NULL, failed_at = NULL, failing_since = NULL "
-    "WHERE failed_at <= ?"
+    "WHERE policy_domain > ? AND policy_domain <= ? AND failed_at <= ?"
 )
-_CLEAR_UNKNOWN = "UPDATE policies SET unknown_since = NULL WHERE unknown_since <= ?"
+_CLEAR_UNKNOWN = (
+    "UPDATE policies SET unknown_since = NULL WHERE policy_domain > ? AND policy_domain <= ? AND unknown_since <= ?"
+)
 _DELETE_EMPTY = "DELETE FROM policies WHERE policy_text IS NULL AND failed_at IS NULL AND unknown_since IS NULL"
 
 
@@ -104,11 +109,22 @@ class SqlitePolicyStore:
         return await self._select(f"{_SELECT} ORDER BY policy_domain LIMIT ?", limit)
 
     async def prune(self, now: datetime) -> int:
-        return await self._writer.run(partial(_prune, now=to_us(now)))
+        removed, after = 0, ""
+        while names := await self._names(after):
+            step = partial(_prune, after=after, last=names[-1], now=to_us(now))
+            removed += await self._writer.run(step)
+            after = names[-1]
+        return removed
 
     async def close(self) -> None:
         await self._reader.close()
         await self._writer.close()
+
+    async def _names(self, after: str) -> list[str]:
+        rows = await self._reader.run(
+            lambda connection: connection.execute(_SELECT_STEP, (after, _PRUNE_STEP)).fetchall()
+        )
+        return [name for (name,) in rows]
 
     async def _execute(self, statement: str, *values: object) -> int:
         return await self._writer.run(lambda connection: connection.execute(statement, values).rowcount)
@@ -128,12 +144,13 @@ def _end_unknown(connection: sqlite3.Connection, policy_domain: str) -> None:
     connection.execute(f"{_DELETE_EMPTY} AND policy_domain = ?", (policy_domain,))
 
 
-def _prune(connection: sqlite3.Connection, now: int) -> int:
+def _prune(connection: sqlite3.Connection, after: str, last: str, now: int) -> int:
     """Only what is expired goes (RFC 8461 §10.2): no number of domains can push a live policy out."""
-    connection.execute(_CLEAR_POLICY, (now,))
-    connection.execute(_CLEAR_FAILURE, (now - duration_us(_FAILURE_LIFE),))
-    connection.execute(_CLEAR_UNKNOWN, (now - duration_us(_UNKNOWN_LIFE),))
-    return connection.execute(_DELETE_EMPTY).rowcount
+    step = (after, last)
+    connection.execute(_CLEAR_POLICY, (*step, now))
+    connection.execute(_CLEAR_FAILURE, (*step, now - duration_us(_FAILURE_LIFE)))
+    connection.execute(_CLEAR_UNKNOWN, (*step, now - duration_us(_UNKNOWN_LIFE)))
+    return connection.execute(f"{_DELETE_EMPTY} AND policy_domain > ? AND policy_domain <= ?", step).rowcount
 
 
 def _state(row: Row) -> PolicyState:

@@ -28,7 +28,7 @@ END_JOBS = Bulk(
     ") AS v WHERE jobs.id = v.column1 AND jobs.fence = v.column2 AND jobs.leased_by = v.column3 "
     "AND jobs.state = 'leased'",
 )
-_PRUNE_ATTEMPTS = (
+PRUNE_ATTEMPTS = (
     "DELETE FROM attempts WHERE job_id = ?1 "
     "AND id > (SELECT min(id) FROM attempts WHERE job_id = ?1) "
     "AND id < (SELECT min(id) FROM (SELECT id FROM attempts WHERE job_id = ?1 ORDER BY id DESC LIMIT 9))"
@@ -149,7 +149,7 @@ def _end_rarely(connection: sqlite3.Connection, ending: Ending) -> None:
     """What mail that is delivered at the first attempt does not need."""
     job = ending.job
     if ending.record is not None and (job.attempts > _KEPT_ATTEMPTS or not ending.charged):
-        connection.execute(_PRUNE_ATTEMPTS, (job.id,))
+        connection.execute(PRUNE_ATTEMPTS, (job.id,))
     if ending.state is State.DELIVERED and job.lease.fence > 1:  # an earlier attempt may have failed some
         connection.execute(_MARK_FAILED, (job.id,))
     if ending.cool_until is not None:

@@ -21,11 +21,12 @@ _SELECT_SUMS = (
     "SELECT sum(recipients_queued), sum(recipients_leased), sum(recipients_held), sum(bytes), min(oldest_at) "
     "FROM destinations"
 )
-_SELECT_ENTRY = (
+SELECT_ENTRY = (
     f"SELECT {MESSAGE_COLUMNS}, destination, state, attempts, next_attempt_at, hold_reason, "  # noqa: S608  constants
     "recipients, finished, record FROM jobs WHERE id = ?"
 )
-_SELECT_CONTENT = "SELECT content_id, size FROM jobs WHERE queue_id = ? AND waiting > 0 LIMIT 1"
+SELECT_JOBS_OF = "SELECT id FROM jobs WHERE queue_id = ? ORDER BY number"
+SELECT_CONTENT = "SELECT content_id, size FROM jobs WHERE queue_id = ? AND waiting > 0 LIMIT 1"
 
 
 def due_destinations(connection: sqlite3.Connection, now: int, limit: int) -> list[Destination]:
@@ -53,7 +54,7 @@ def stats(connection: sqlite3.Connection) -> QueueStats:
 
 def entries(connection: sqlite3.Connection, ids: Sequence[int], *, attempts: bool) -> list[QueueEntry]:
     """The jobs as the operator sees them, with or without the records of their attempts."""
-    found = [(job_id, connection.execute(_SELECT_ENTRY, (job_id,)).fetchone()) for job_id in ids]
+    found = [(job_id, connection.execute(SELECT_ENTRY, (job_id,)).fetchone()) for job_id in ids]
     return [
         _entry(job_id, row, _attempts(connection, job_id, row[-1]) if attempts else ())
         for job_id, row in found
@@ -62,12 +63,12 @@ def entries(connection: sqlite3.Connection, ids: Sequence[int], *, attempts: boo
 
 
 def jobs_of(connection: sqlite3.Connection, queue_id: str) -> list[int]:
-    return [row[0] for row in connection.execute("SELECT id FROM jobs WHERE queue_id = ? ORDER BY number", (queue_id,))]
+    return [row[0] for row in connection.execute(SELECT_JOBS_OF, (queue_id,))]
 
 
 def content_of(connection: sqlite3.Connection, queue_id: str) -> tuple[int, int]:
     """The id and size of a message's content. Raises StoreError if it is gone."""
-    row: tuple[int, int] | None = connection.execute(_SELECT_CONTENT, (queue_id,)).fetchone()
+    row: tuple[int, int] | None = connection.execute(SELECT_CONTENT, (queue_id,)).fetchone()
     if row is None:
         raise StoreError(f"there is no content of {queue_id} any more")
     return row

@@ -1,5 +1,6 @@
 """policy.db: the contract of PolicyStore, restarts, two processes, rows that cannot be read."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from policy_store_contract import DAY, NOW, PolicyStoreContract, cached, failure
 
+from policy.cache import MAX_AGE, CachedPolicyStore
 from relay.store.protocols import StoreError
 from relay.store.sqlite.policies import SqlitePolicyStore
 
@@ -53,6 +55,69 @@ async def test_two_processes_share_one_file(path: Path) -> None:
     assert await one.get("x.test") is None
     await one.close()
     await two.close()
+
+
+@pytest.mark.rfc("8461-10.2-g")
+async def test_what_one_process_fetched_the_others_use_without_a_fetch_of_their_own(path: Path) -> None:
+    seconds = 0.0
+    stores = [await SqlitePolicyStore.open(path) for _ in range(2)]
+    one, two = (CachedPolicyStore(store, timer=lambda: seconds) for store in stores)
+    await one.put(cached("x.test"))
+    state = await two.get("x.test")
+    assert state is not None
+    assert state.cached == cached("x.test")
+    assert await two.get("y.test") is None
+    await one.put(cached("y.test"))
+    seconds += MAX_AGE.total_seconds()
+    state = await two.get("y.test")
+    assert state is not None
+    assert state.cached == cached("y.test")
+    for store in stores:
+        await store.close()
+
+
+async def test_a_reader_waits_for_nobody_and_a_writer_for_the_others_transaction_only(path: Path) -> None:
+    store = await SqlitePolicyStore.open(path)
+    await store.put(cached("x.test"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("DELETE FROM policies")
+        writing = asyncio.ensure_future(store.note_failure("x.test", failure()))
+        async with asyncio.timeout(5):
+            state = await store.get("x.test")
+        assert state is not None
+        assert not writing.done()
+        other.execute("ROLLBACK")
+    async with asyncio.timeout(5):
+        await writing
+    state = await store.get("x.test")
+    assert state is not None
+    assert (state.cached, state.failure) == (cached("x.test"), failure())
+    await store.close()
+
+
+async def test_many_writers_of_one_file_all_get_their_turn(path: Path) -> None:
+    stores = [await SqlitePolicyStore.open(path) for _ in range(4)]
+    async with asyncio.timeout(30):
+        await asyncio.gather(
+            *(store.put(cached(f"d{n}-{number}.test")) for number, store in enumerate(stores) for n in range(100))
+        )
+    assert len(await stores[0].states()) == 400
+    for store in stores:
+        await store.close()
+
+
+async def test_pruning_many_domains_takes_short_transactions(path: Path) -> None:
+    store = await SqlitePolicyStore.open(path)
+    await asyncio.gather(*(store.note_failure(f"d{n:04}.test", failure(failed_at=NOW - DAY)) for n in range(1300)))
+    await store.put(cached("live.test"))
+    statements: list[str] = []
+    await store._writer.run(lambda connection: connection.set_trace_callback(statements.append))
+    assert await store.prune(NOW) == 1300
+    await store._writer.run(lambda connection: connection.set_trace_callback(None))
+    assert [text for text in statements if text.startswith("BEGIN")] == ["BEGIN IMMEDIATE"] * 4
+    assert [state.policy_domain for state in await store.states()] == ["live.test"]
+    await store.close()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the SQLite queue does beyond the contract: restarts, a second process, uploads left behind, space, damage."""
 
 import asyncio
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -34,7 +35,7 @@ from queue_store_contract import (
 
 from relay.queue.message import HoldReason, State
 from relay.store.protocols import QueueFilter, StoreError, StoreFullError, Verdict
-from relay.store.sqlite import housekeeping, leasing, settling, views
+from relay.store.sqlite import housekeeping, intake, leasing, operating, settling, views
 from relay.store.sqlite.queue import Role, SqliteQueueStore
 from relay.store.sqlite.room import Room
 
@@ -493,7 +494,7 @@ async def test_leases_in_one_batch_do_not_pass_each_other(path: Path, clock: Man
 
 
 def plan(path: Path, query: str) -> str:
-    values = [None] * query.count("?") if "?1" not in query else [None] * 2
+    values = [None] * (len({"?1", "?2"} & set(re.findall(r"\?[12]", query))) or query.count("?"))
     return "\n".join(str(row[3]) for row in execute(path, f"EXPLAIN QUERY PLAN {query}", *values))
 
 
@@ -504,7 +505,16 @@ def plan(path: Path, query: str) -> str:
         views.SELECT_NEXT_DUE,
         leasing.SELECT_DUE,
         leasing.SELECT_LAPSED,
+        leasing.SELECT_BY_ID,
+        views.SELECT_ENTRY,
+        views.SELECT_JOBS_OF,
+        views.SELECT_CONTENT,
         housekeeping.SELECT_FINISHED,
+        housekeeping.DELETE_MESSAGE,
+        housekeeping.SELECT_DESTINATIONS,
+        housekeeping.DELETE_IDLE,
+        intake.SELECT_BLOCKED,
+        settling.PRUNE_ATTEMPTS,
         settling.END_JOBS.text(64),
     ],
 )
@@ -515,6 +525,15 @@ async def test_hot_statements_search_and_never_scan(path: Path, clock: ManualClo
     allowed = ("SCAN v", "SCAN chosen", "SCAN json_each", "SCAN 64 CONSTANT ROWS", "SCAN (subquery")
     assert [step for step in steps if "SCAN" in step and not step.startswith(allowed)] == []
     assert not any("TEMP B-TREE" in step or "AUTOMATIC" in step for step in steps)
+
+
+async def test_an_operator_who_names_messages_makes_nobody_scan(path: Path, clock: ManualClock) -> None:
+    await (await open_store(path, clock)).close()
+    statements: list[str] = []
+    with closing(sqlite3.connect(path)) as connection:
+        connection.set_trace_callback(statements.append)
+        operating.select_jobs(connection, QueueFilter(ids=("Q1", "Q2")), (State.QUEUED,), 0, 0, 1000)
+    assert "USING INDEX jobs_queue_id" in plan(path, statements[0])
 
 
 async def test_a_dead_domain_with_a_long_queue_costs_no_more_than_a_short_one(path: Path, clock: ManualClock) -> None:
