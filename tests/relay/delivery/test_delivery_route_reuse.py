@@ -1,15 +1,16 @@
 """A route serves until the shortest TTL of what it rests on; what the policy says is looked at more often."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from itertools import cycle
 
 import pytest
-from delivery_fakes import World, found_addresses, found_mx
+from delivery_fakes import World, found_addresses, found_mx, until
 from policy_fakes import NODATA, sts_record
 
-from policy.answers import Unknown, UnknownReason
+from policy.answers import Answer, MxRecord, Unknown, UnknownReason
 from policy.findings import LookupResult
 from relay.delivery.hosts import Route
 from relay.delivery.route import POLICY_SECONDS
@@ -128,6 +129,27 @@ async def test_what_had_no_answer_is_asked_for_each_message(kind: str) -> None:
     asked = len(world.resolver.asked)
     await route_of(world)
     assert len(world.resolver.asked) > asked
+
+
+@pytest.mark.rfc("8461-3.4-g")
+@pytest.mark.parametrize("null", [False, True])
+async def test_the_record_is_asked_for_beside_the_mx_but_no_policy_is_fetched_before_its_answer(null: bool) -> None:
+    world, gate = published(), asyncio.Event()
+    answered = world.resolver.mx
+    if null:
+        world.resolver.mx_answers["example.test"] = found_mx((0, ""))
+
+    async def slow(domain: str) -> Answer[MxRecord]:
+        await gate.wait()
+        return await answered(domain)
+
+    world.resolver.mx = slow  # type: ignore[method-assign]
+    route = asyncio.create_task(route_of(world))
+    await until(lambda: ("TXT", "_mta-sts.example.test") in world.resolver.asked)
+    assert world.fetcher.fetched == []
+    gate.set()
+    assert ((await route).failure is not None) is null
+    assert world.fetcher.fetched == ([] if null else ["example.test"])
 
 
 async def test_a_recheck_ends_the_reuse() -> None:
