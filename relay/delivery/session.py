@@ -147,7 +147,8 @@ class LentSession:
         if seat is None:
             return
         if not self._seats.leave(seat):
-            if seat.sender is self and seat.connection is not None and self._pool.may_overlap(seat.connection):
+            connection = seat.connection
+            if seat.sender is self and connection and connection.link.ready and self._pool.may_overlap(connection):
                 self._seats.offer(seat)
             return
         if seat.connection is not None and not self._pool.may_keep(seat.connection):

@@ -15,7 +15,7 @@ class Command:
 class SessionRecord:
     """One connection, from the address `client`. The TLS facts are None in plain text.
 
-    `violations` names each rule that the client broke.
+    `violations` names each rule that the client broke. `overlapped`: messages that came together with what follows.
     """
 
     mx: str
@@ -29,6 +29,7 @@ class SessionRecord:
     commands: list[Command] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     messages: int = 0
+    overlapped: int = 0
     closed: bool = False
 
     def verbs(self) -> list[str]:

@@ -164,6 +164,7 @@ class MxSession(ScriptedConnection):
         stuffed = bytes(self._buffer[: end + 2])
         del self._buffer[: end + len(END_OF_DATA)]
         self._read = self._read_command
+        self.record.overlapped += bool(self._buffer)
         # RFC 5321 §4.5.2: the first dot of a line goes.
         content = stuffed.replace(b"\r\n.", b"\r\n") if b"\r\n." in stuffed else stuffed
         self._end_of_message(content[2:], by_bdat=False)

@@ -112,6 +112,7 @@ async def world(
     max_messages: int = 100,
     max_recipients: int = 100,
     max_idle: int = 200,
+    connections: int = 20,
     source_addresses: tuple[IPAddress, ...] = (),
 ) -> AsyncIterator[World]:
     """Start a lab MX that behaves so, or instead of it one that `server` writes by hand."""
@@ -126,7 +127,7 @@ async def world(
             clock=clock,
             source_addresses=source_addresses,
         )
-        slots = Slots(settings=SlotSettings(), timer=clock.seconds)
+        slots = Slots(settings=SlotSettings(max_connections_per_destination=connections), timer=clock.seconds)
         for _ in range(20):
             slots.succeeded(DESTINATION, MX)
         pool = ConnectionPool(
