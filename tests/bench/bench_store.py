@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -133,6 +134,34 @@ async def bench(directory: Path, count: int, domains: int) -> None:
     await store.close()
 
 
+async def upload(store: SqliteQueueStore, number: int, size: int) -> None:
+    writing = await store.begin_upload()
+    for _ in range(0, size, 65_536):
+        await writing.append(bytes(65_536))
+    await store.enqueue(replace(message(number, "big.test"), content=await writing.finish()))
+
+
+async def beside_uploads(directory: Path, uploads: int) -> None:
+    """How long the commits of small messages wait while so many of 100 MB come in at once."""
+    store = await SqliteQueueStore.open(directory / "big.db", clock=SystemClock(), incarnation="bench", node="bench")
+    start = 10_000_000 * uploads
+    coming = asyncio.gather(*(upload(store, start - 1 - n, 100_000_000) for n in range(uploads)))
+    waits: list[float] = []
+    while not coming.done():
+        begun = time.perf_counter()
+        await store.enqueue(message(start + len(waits), "small.test"))
+        waits.append(1000 * (time.perf_counter() - begun))
+        await asyncio.sleep(0.002)
+    await coming
+    await store.close()
+    waits.sort()
+    print(
+        f"commits beside {uploads:2} uploads of 100 MB: median {waits[len(waits) // 2]:.1f} ms, "
+        f"p99 {waits[len(waits) * 99 // 100]:.1f} ms, slowest {waits[-1]:.1f} ms",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", nargs="?", type=Path)
@@ -142,6 +171,8 @@ def main() -> None:
     directory = Path(tempfile.mkdtemp(dir=arguments.directory))
     try:
         asyncio.run(bench(directory, arguments.count, arguments.domains))
+        for uploads in (1, 10):
+            asyncio.run(beside_uploads(directory, uploads))
     finally:
         shutil.rmtree(directory)
 
