@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from OpenSSL import crypto
 
-_MAX_CERTIFICATES = 20
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainError:
@@ -46,7 +44,7 @@ def verified_chain(leaf: bytes, sent: Sequence[bytes], anchors: Iterable[bytes])
 
 def _readable(ders: Iterable[bytes]) -> list[crypto.X509]:
     certificates = (_load(der) for der in ders)
-    return [certificate for certificate in certificates if certificate is not None][:_MAX_CERTIFICATES]
+    return [certificate for certificate in certificates if certificate is not None]
 
 
 def _load(der: bytes) -> crypto.X509 | None:

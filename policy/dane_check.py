@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from policy.answers import TlsaRecord
 from policy.certificates import fault_in_chain, is_signed_by, presented_names
 from policy.chains import ChainError, verified_chain
-from policy.dane import DANE_EE, DANE_TA, matches, names_one
+from policy.dane import CERTIFICATE, DANE_EE, DANE_TA, FULL, PUBLIC_KEY, matches, names_one
 from policy.requirement import DaneDemand, Requirement
 from policy.tls import certificate_failure, verify_word
 from policy.tls_facts import TlsFailure
+
+MAX_CHAIN = 20
+"""How many certificates of a host are looked at: each is compared with each record."""
 
 _SHOWN_RECORDS = 3
 
@@ -29,10 +32,10 @@ def dane_failure(requirement: Requirement, ssl_object: ssl.SSLObject) -> TlsFail
 
 
 def peer_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
-    """Return the certificates that the peer sent, its own first (DER)."""
+    """Return the certificates that the peer sent, its own first (DER), at most MAX_CHAIN."""
     # Public only from Python 3.13 on, by the same name.
     sent = ssl_object._sslobj.get_unverified_chain()  # type: ignore[attr-defined]  # noqa: SLF001  see above
-    return tuple(certificate.public_bytes(_ssl.ENCODING_DER) for certificate in sent or ())
+    return tuple(certificate.public_bytes(_ssl.ENCODING_DER) for certificate in (sent or ())[:MAX_CHAIN])
 
 
 def chain_failure(demand: DaneDemand, chain: Sequence[bytes]) -> TlsFailure | None:
@@ -59,18 +62,15 @@ def chain_failure(demand: DaneDemand, chain: Sequence[bytes]) -> TlsFailure | No
 
 
 def _anchors(records: Sequence[TlsaRecord], chain: Sequence[bytes]) -> list[bytes]:
-    """Return the trust anchors that DANE-TA records make of a chain; the leaf can be none (RFC 7672 §3.1.2)."""
+    """Return the trust anchors that DANE-TA records make of a chain; the leaf is none of them (RFC 7672 §3.1.2)."""
     leaf, *sent = chain
-    anchors = [certificate for certificate in sent if any(matches(record, certificate) for record in records)]
-    for record in records:
-        match record.selector, record.matching_type:
-            case (0, 0):
-                # RFC 7671 §5.2.2: a certificate that is whole in the DNS need not be sent.
-                anchors.append(record.data)
-            case (1, 0) if is_signed_by(chain[-1], record.data):
-                # RFC 7671 §5.2.3: nor a key. What it has signed last is then as good as the anchor itself.
-                return [*anchors, chain[-1]]
-    return [anchor for anchor in anchors if anchor != leaf]
+    sent_anchors = [one for one in sent if any(matches(record, one) for record in records)]
+    # RFC 7671 §5.2.2: a certificate that is whole in the DNS need not be sent,
+    certificates = [record.data for record in records if (record.selector, record.matching_type) == (CERTIFICATE, FULL)]
+    anchors = [one for one in (*sent_anchors, *certificates) if one != leaf]
+    # §5.2.3: nor a key. What it has signed, the leaf or what was sent last, is then as good as the anchor itself.
+    keys = [record.data for record in records if (record.selector, record.matching_type) == (PUBLIC_KEY, FULL)]
+    return [*anchors, chain[-1]] if any(is_signed_by(chain[-1], key) for key in keys) else anchors
 
 
 def _mismatch(demand: DaneDemand, leaf: bytes | None) -> TlsFailure:

@@ -5,6 +5,7 @@ import contextlib
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from real_servers import answers, free_port, program, wait_until
 
 from policy.answers import TlsaRecord
 from policy.dane import usable
-from policy.dane_check import dane_failure
+from policy.dane_check import MAX_CHAIN, dane_failure
 from policy.requirement import DaneDemand, Level, Requirement
 from policy.tls import TlsContexts, classify
 from policy.tls_facts import TlsFailure
@@ -101,6 +102,20 @@ async def test_a_session_that_does_not(ca: LabCA, case: str, version: ssl.TLSVer
     identity, records = make(ca)
     async with tls_server(identity, []) as port:
         assert verdict(await session(port, requirement(*records), version)) == expected
+
+
+async def test_of_an_endless_chain_only_the_beginning_is_looked_at(ca: LabCA, tmp_path: Path) -> None:
+    identity = ca.issue([MX], send_root=True)
+    padded = tmp_path / "padded.pem"
+    intermediate = ca.intermediate.certificate.public_bytes(serialization.Encoding.PEM)
+    root = ca.root.certificate.public_bytes(serialization.Encoding.PEM)
+    # After key and leaf the same intermediate again and again, and the anchor last of all.
+    key_and_leaf = identity.pem_file.read_bytes().removesuffix(intermediate + root)
+    padded.write_bytes(key_and_leaf + intermediate * (MAX_CHAIN + 5) + root)
+    endless = replace(identity, pem_file=padded)
+    async with tls_server(endless, []) as port:
+        assert verdict(await session(port, requirement(record(2, 0, 1, ca.root.certificate)))) == NO_MATCH
+        assert await session(port, requirement(record(2, 0, 1, ca.intermediate.certificate))) is None
 
 
 @pytest.mark.rfc("7672-2.2-b", "7672-3.1.3-a")
