@@ -121,16 +121,6 @@ class Slots:
         self._table.failed(destination)
 
     @asynccontextmanager
-    async def hold(self, destination: str, mx_host: str) -> AsyncIterator[Slot]:
-        """Wait for a slot and hold it. Raises GaveWayError out of the body, before `opened` was called only."""
-        slot = await self.acquire(destination, mx_host)
-        try:
-            async with self.in_good_time(slot):
-                yield slot
-        finally:
-            self.give_back(slot)
-
-    @asynccontextmanager
     async def in_good_time(self, slot: Slot) -> AsyncIterator[None]:
         """Come to a session in here. Raises GaveWayError if others cannot wait for it any longer."""
         try:

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.delivery.slot_table import PROVEN_SECONDS, Demand, SlotSettings, SlotTable, Standing
-from relay.delivery.slots import GaveWayError, Slots
+from relay.delivery.slots import GaveWayError, Slot, Slots
 from relay.queue.attempt import FailureKind, HostFailure, Phase
 from relay.status import Reply
 
@@ -142,11 +144,22 @@ def make_slots(line_seconds: float = 60.0, connections: int = 8) -> Slots:
     return Slots(settings=settings, timer=Clock(), line_seconds=line_seconds)
 
 
+@asynccontextmanager
+async def hold(slots: Slots, destination: str, mx_host: str) -> AsyncIterator[Slot]:
+    """What a session does with its slot."""
+    slot = await slots.acquire(destination, mx_host)
+    try:
+        async with slots.in_good_time(slot):
+            yield slot
+    finally:
+        slots.give_back(slot)
+
+
 async def holder(
     slots: Slots, destination: str, release: asyncio.Event, log: list[str], *, opens: bool = False
 ) -> None:
     try:
-        async with slots.hold(destination, f"mx.{destination}") as slot:
+        async with hold(slots, destination, f"mx.{destination}") as slot:
             if opens:
                 slots.opened(slot, ADDRESS)
             log.append(f"+{destination}")
@@ -270,7 +283,7 @@ async def test_nobody_gives_way_who_has_a_session_or_while_nobody_waits() -> Non
 
 async def test_who_has_come_to_a_session_does_not_give_way_even_if_the_host_fails_it_then() -> None:
     slots = make_slots(line_seconds=0.0, connections=4)
-    async with slots.hold("a.test", "mx.a.test") as slot:
+    async with hold(slots, "a.test", "mx.a.test") as slot:
         slots.opened(slot, ADDRESS)
         overloaded = HostFailure(kind=FailureKind.TIMEOUT, detail="x")
         assert not slots.refused(slot, ADDRESS, overloaded, Phase.DATA)
@@ -285,22 +298,22 @@ async def test_only_a_host_with_sessions_at_the_same_address_has_connections_eno
     for _ in range(10):
         slots.succeeded("a.test", "mx.test")
     full = HostFailure(kind=FailureKind.REPLY, detail="x", reply=Reply(421, ("x",)))
-    async with slots.hold("a.test", "mx.test") as first, slots.hold("a.test", "mx.test") as second:
+    async with hold(slots, "a.test", "mx.test") as first, hold(slots, "a.test", "mx.test") as second:
         assert not slots.refused(second, ADDRESS, full, Phase.GREETING), "nobody has come to a session"
         slots.opened(first, ADDRESS)
         assert not slots.refused(second, ip_address("198.41.0.2"), full, Phase.GREETING), "that one may be dead"
         assert slots.refused(second, ADDRESS, full, Phase.GREETING)
         assert not slots.refused(first, ADDRESS, full, Phase.MAIL), "it has the connection"
-    async with slots.hold("a.test", "mx.test") as second:
+    async with hold(slots, "a.test", "mx.test") as second:
         assert not slots.refused(second, ADDRESS, full, Phase.GREETING), "the other has ended"
 
 
 async def test_a_time_out_of_the_body_is_its_own() -> None:
     slots = make_slots()
     with pytest.raises(TimeoutError):
-        async with slots.hold("a.test", "mx.a.test"):
+        async with hold(slots, "a.test", "mx.a.test"):
             raise TimeoutError
-    async with slots.hold("a.test", "mx.a.test"):
+    async with hold(slots, "a.test", "mx.a.test"):
         pass
 
 
@@ -349,7 +362,7 @@ async def test_everybody_is_served_in_the_end(seed: int) -> None:
 
     async def work(number: int) -> None:
         destination, mx = f"{chance.randrange(30)}.test", f"mx{chance.randrange(8)}.test"
-        async with slots.hold(destination, mx) as slot:
+        async with hold(slots, destination, mx) as slot:
             slots.opened(slot, ADDRESS)
             for _ in range(chance.randrange(5)):
                 await asyncio.sleep(0)
