@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-_SIZES = (64, 32, *range(16, 0, -1))
+_LARGE = 64
+_SMALL = 16
 """Rows in one statement: what usually waits together takes a single one, and the prepared statements stay few."""
 
 
 class Bulk:
-    """A statement with a list of VALUES: `head VALUES (?, ...), (?, ...) tail`."""
+    """A statement with a list of VALUES: `head VALUES (marks), (marks) tail`."""
 
-    def __init__(self, head: str, width: int, tail: str = "") -> None:
+    def __init__(self, head: str, marks: str, tail: str = "") -> None:
         self._head = head
-        self._row = f"({', '.join('?' * width)})"
+        self._row = f"({marks})"
         self._tail = tail
-        self._texts = tuple([(size, self.text(size)) for size in _SIZES])
+        self._texts = {size: self.text(size) for size in (*range(1, _SMALL + 1), _LARGE)}
 
     def text(self, size: int) -> str:
         """The statement for so many rows."""
@@ -30,9 +31,14 @@ class Bulk:
     def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
         """Run it for all rows; return how many rows of the table it changed."""
         changed = start = 0
-        for size, text in self._texts:
-            while len(rows) - start >= size:
-                values = tuple(chain.from_iterable(rows[start : start + size]))
-                changed += connection.execute(text, values).rowcount
-                start += size
+        while (left := len(rows) - start) > 0:
+            size = _LARGE if left >= _LARGE else min(left, _SMALL)
+            values = tuple(chain.from_iterable(rows[start : start + size]))
+            changed += connection.execute(self._texts[size], values).rowcount
+            start += size
         return changed
+
+
+def marks(width: int) -> str:
+    """So many placeholders."""
+    return ", ".join("?" * width)

@@ -9,11 +9,11 @@ from typing import Any
 from relay.queue.message import Job, Lease, Message, NewMessage, NewRecipient, Recipient, StoredContent
 from relay.store.protocols import StoreError
 from relay.store.records import dump_rows
-from relay.store.sqlite.bulk import Bulk
+from relay.store.sqlite.bulk import Bulk, marks
 from relay.store.sqlite.ids import RowIds
 from relay.store.sqlite.rows import (
     MESSAGE_COLUMNS,
-    MESSAGE_WIDTH,
+    MESSAGE_MARKS,
     Row,
     committed,
     message_values,
@@ -27,14 +27,14 @@ HANDED_OVER_BYTES = 1024 * 1024
 _INSERT_JOBS = Bulk(
     f"INSERT INTO jobs ({MESSAGE_COLUMNS}, content_id, id, number, destination, state, waiting, recipients, "
     "next_attempt_at, attempts, fence, counted, leased_by, leased_until)",
-    MESSAGE_WIDTH + 13,
+    f"{MESSAGE_MARKS}, {marks(13)}",
 )
-_INSERT_CHUNKS = Bulk("INSERT INTO chunks (id, data)", 2)
+_INSERT_CHUNKS = Bulk("INSERT INTO chunks (id, data)", marks(2))
 SELECT_BLOCKED = (
     "SELECT name FROM destinations WHERE name IN (SELECT value FROM json_each(?1)) "
     "AND (paused OR cooled_until > ?2 OR due_at <= ?2)"
 )
-_INSERT_SHARED = Bulk("INSERT INTO shared (content_id, job_id)", 2)
+_INSERT_SHARED = Bulk("INSERT INTO shared (content_id, job_id)", marks(2))
 _INSERT_NAMELESS = "INSERT INTO nameless (content_id, incarnation, size, touched_at) VALUES (?, ?, ?, ?)"
 
 

@@ -17,6 +17,10 @@ MESSAGE_COLUMNS = (
 )
 MESSAGE_WIDTH = MESSAGE_COLUMNS.count(",") + 1
 """How many columns `message` takes; others may follow them in a row."""
+MESSAGE_MARKS = (
+    "?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, '')"
+)
+"""Where `message_values` go. Python looks for adapters of each None and bool it binds, at three times the cost."""
 
 
 def to_us(time: datetime) -> int:
@@ -57,7 +61,7 @@ def committed(new: NewMessage, accepted_at: int) -> Message:
 
 
 def message_values(message: Message, accepted_at: int) -> Row:
-    """Values of MESSAGE_COLUMNS, in their order."""
+    """Values for MESSAGE_MARKS, in the order of MESSAGE_COLUMNS."""
     envelope, client = message.envelope, message.client
     return (
         message.queue_id,
@@ -66,16 +70,16 @@ def message_values(message: Message, accepted_at: int) -> Row:
         message.origin.value,
         message.message_id,
         envelope.reverse_path,
-        envelope.ret.value if envelope.ret else None,
-        envelope.envid,
-        envelope.smtputf8,
-        message.eight_bit,
-        message.utf8_header,
+        envelope.ret.value if envelope.ret else "",
+        envelope.envid or "",
+        int(envelope.smtputf8),
+        int(message.eight_bit),
+        int(message.utf8_header),
         client.address,
         client.helo,
-        client.tls_version,
-        client.tls_cipher,
-        client.user,
+        client.tls_version or "",
+        client.tls_cipher or "",
+        client.user or "",
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from relay.queue.message import HoldReason, Job, NewMessage, State
 from relay.store.protocols import LeaseLostError, Settlement, Verdict
 from relay.store.records import dump_attempt, dump_rows
-from relay.store.sqlite.bulk import Bulk
+from relay.store.sqlite.bulk import Bulk, marks
 from relay.store.sqlite.ids import RowIds
 from relay.store.sqlite.intake import Arrival, LeaseTerms, insert_messages
 from relay.store.sqlite.leasing import lease_key
@@ -18,13 +18,15 @@ _KEPT_ATTEMPTS = 11
 
 # A list of VALUES has columns named column1, column2, ...
 END_JOBS = Bulk(
-    "UPDATE jobs SET state = v.column4, waiting = v.column5, hold_reason = v.column6, held_at = v.column7, "
-    "held_us = held_us + ifnull(v.column8 - held_at, 0), next_attempt_at = ifnull(v.column9, next_attempt_at), "
+    "UPDATE jobs SET state = v.column4, waiting = v.column5, hold_reason = nullif(v.column6, ''), "
+    "held_at = nullif(v.column7, 0), "
+    "held_us = held_us + ifnull(v.column8 - held_at, 0), "
+    "next_attempt_at = ifnull(nullif(v.column9, 0), next_attempt_at), "
     "attempts = attempts - (counted AND NOT v.column10), delay_notified = delay_notified OR v.column11, "
     "recipients = ifnull(v.column12, recipients), finished = finished || v.column13, "
     "record = ifnull(v.column14, record), finished_at = v.column15, "
     "counted = 0, lapses = 0, leased_by = NULL, leased_until = NULL FROM (",
-    15,
+    marks(15),
     ") AS v WHERE jobs.id = v.column1 AND jobs.fence = v.column2 AND jobs.leased_by = v.column3 "
     "AND jobs.state = 'leased'",
 )
@@ -127,17 +129,18 @@ def _told(settlement: Settlement) -> tuple[list[Row], list[Row]]:
 
 
 def _job_row(ending: Ending) -> Row:
-    reason = ending.hold_reason.value if ending.hold_reason else None
+    """Values for END_JOBS; "" and 0 stand for NULL where that is what most mail has (see MESSAGE_MARKS)."""
+    reason = ending.hold_reason.value if ending.hold_reason else ""
     return (
         *lease_key(ending.job),
         ending.state.value,
         ending.waiting,
         reason,
-        ending.now if reason else None,
+        ending.now if reason else 0,
         ending.now,
-        ending.retry_at,
-        ending.charged,
-        ending.delay_notified,
+        ending.retry_at or 0,
+        int(ending.charged),
+        int(ending.delay_notified),
         ending.recipients,
         ending.finished,
         ending.record,
