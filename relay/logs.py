@@ -28,8 +28,6 @@ _WRITTEN_AT_ONCE = 500
 _MAX_VALUE = 1000
 _MAX_TRACEBACK = 20_000
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-
-
 # Taken down for each record otherwise, and shown in no line (Python's logging HOWTO, "Optimization").
 _NOT_ASKED = {"_srcfile": None, "logThreads": False, "logProcesses": False, "logMultiprocessing": False}
 
