@@ -72,28 +72,27 @@ class IdentifiedConnection(Connection):
             self.identify(self.address)
             self.wait_for(self._meet_in_tls())
         else:
-            self._greet(self.address)
+            self.identify(self.address)
+            self._greet()
 
-    def _greet(self, address: IPAddress) -> None:
-        self.identify(address)
-        self._say_hello()
-
-    def _say_hello(self) -> None:
+    def _greet(self) -> None:
         self.know_client()
         self.at_command = True
         self.reply(f"220 {self.shared.settings.hostname} ESMTP")
 
     async def _meet_in_tls(self) -> None:
         await self.start_tls(None)
-        self._say_hello()
+        self._greet()
 
     async def _meet_through_proxy(self, header: asyncio.StreamReader) -> None:
-        self._greet(await self._proxied_address(header))
-        header.feed_eof()
+        self.identify(await self._proxied_address(header))
+        self._greet()
+        header.feed_eof()  # what follows the header is a command
         self.input.feed(await header.read())
 
     def _take_proxy_header(self, header: asyncio.StreamReader) -> bool:
-        header.feed_data(self.input.take())
+        if self.input:
+            header.feed_data(self.input.take())
         if self.eof:
             header.feed_eof()
         return False

@@ -20,7 +20,7 @@ from relay.ingress.shared import ConnectionResult, Listener
 Take = Callable[[], bool]
 """Takes a piece of the input, if there is a whole one, and says whether there was."""
 
-_REPLIES_AT_ONCE = 16 * 1024
+_REPLIES_AT_ONCE = 200
 _LINGER_SECONDS = 5.0
 
 
@@ -91,7 +91,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sessions = sessions
         self._lingering = lingering
         self._replies: list[str] = []
-        self._replies_size = 0
+        self._mute = listener.implicit
         self._unread = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._take_after_tasks = self.take
@@ -165,9 +165,8 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.input.feed(self.shared.read_buffer[:nbytes])
         self.work()
-        if len(self.input) > READ_AHEAD and self._paused is None and not self.transport.is_closing():
-            self._paused = self.transport
-            self._paused.pause_reading()
+        if (self._tasks or self._unread) and len(self.input) > READ_AHEAD:
+            self._pause_reading()
 
     def eof_received(self) -> bool:
         """A client may close its side after QUIT and still wants our replies, where the transport allows."""
@@ -185,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
             except Exception as error:  # noqa: BLE001  the top of what the loop calls
                 self._recover(error)
             moved = True
-            if self._replies_size > _REPLIES_AT_ONCE:
+            if len(self._replies) > _REPLIES_AT_ONCE:
                 self._write_out()
         if not self._tasks:
             self._write_out()
@@ -233,6 +232,11 @@ class Connection(asyncio.BufferedProtocol):
     def _hold(self) -> bool:
         return False
 
+    def _pause_reading(self) -> None:
+        if self._paused is None and not self.transport.is_closing():
+            self._paused = self.transport
+            self._paused.pause_reading()
+
     def _resume_reading(self) -> None:
         transport, self._paused = self._paused, None
         if transport is not None and not transport.is_closing():
@@ -243,15 +247,12 @@ class Connection(asyncio.BufferedProtocol):
     def reply(self, line: str) -> None:
         """Give a reply; it is sent when there is no more input to work on."""
         self._replies.append(line)
-        self._replies_size += len(line)
 
     def _write_out(self) -> None:
         if self._replies:
             data = "\r\n".join(self._replies) + "\r\n"
             self._replies.clear()
-            self._replies_size = 0
-            awaits_tls = self.listener.implicit and self.tls is None
-            if not awaits_tls and not self.transport.is_closing():
+            if not self._mute and not self.transport.is_closing():
                 self.transport.write(data.encode("ascii", "replace"))
 
     def pause_writing(self) -> None:
@@ -353,6 +354,8 @@ class Connection(asyncio.BufferedProtocol):
         return True
 
     def _close(self) -> None:
+        if self.transport.is_closing():
+            return
         self.transport.close()
         # A client that does not read would keep a closing transport for ever.
         if self.transport.get_write_buffer_size() or self.tls is not None:
@@ -393,6 +396,7 @@ class Connection(asyncio.BufferedProtocol):
             raise GoodbyeError(None) from error
         assert transport is not None
         self.transport = transport
+        self._mute = False
         self.tls = transport.get_extra_info("ssl_object")
 
     def _hand_to_tls(self, octets: bytes) -> None:

@@ -9,6 +9,7 @@ READ_AHEAD = 64 * 1024
 
 _MAX_DROPPED_LINE = 1024 * 1024
 _TLS_FIRST_OCTET = 0x16
+_NOT_CLEAN = "500 5.5.2 Lines must end with CRLF and have no control characters"
 
 
 class LineError(Exception):
@@ -30,14 +31,17 @@ class Input:
         self._octets = b""
         self._taken = 0
         self._dropped = 0
-        self._broken = False
+        self._amiss = False
 
     def __len__(self) -> int:
         return len(self._octets) - self._taken
 
     def feed(self, octets: bytes | memoryview) -> None:
         """Take in what was read; it is copied."""
-        self._octets = b"".join((self.take(), octets))
+        if self._taken == len(self._octets):
+            self._octets, self._taken = bytes(octets), 0
+        else:
+            self._octets, self._taken = b"".join((self._octets[self._taken :], octets)), 0
 
     def clear(self) -> None:
         self._octets, self._taken = b"", 0
@@ -73,19 +77,24 @@ class Input:
             return None
         self._taken = end + 1
         line = octets[start:end]
-        too_long, self._dropped = self._dropped > 0 or len(line) >= MAX_LINE, 0
-        goes_on, self._broken = self._broken, not line.endswith(b"\r")
-        if too_long:
-            raise LineError("500 5.5.2 Line too long")
-        if self._broken:
-            raise LineError("500 5.5.2 Lines must end with CRLF")
+        if self._amiss or len(line) >= MAX_LINE or not line.endswith(b"\r"):
+            raise self._wrong(line)
         line = line[:-1]
-        if goes_on or b"\r" in line or b"\0" in line:
-            raise LineError("500 5.5.2 Lines must end with CRLF and have no control characters")
+        if b"\r" in line or b"\0" in line:
+            raise LineError(_NOT_CLEAN)
         return line
+
+    def _wrong(self, line: bytes) -> LineError:
+        """What is wrong with a line, its LF taken off; `_amiss` stays while its CRLF is still to come."""
+        too_long, self._dropped = self._dropped > 0 or len(line) >= MAX_LINE, 0
+        self._amiss = not line.endswith(b"\r")
+        if too_long:
+            return LineError("500 5.5.2 Line too long")
+        return LineError("500 5.5.2 Lines must end with CRLF" if self._amiss else _NOT_CLEAN)
 
     def _drop(self) -> None:
         """Drop what is here of a line that is too long already, but for an octet that may be the CR of its end."""
+        self._amiss = True
         self._dropped += len(self) - 1
         if self._dropped > _MAX_DROPPED_LINE:
             raise EndlessLineError

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from relay import events
-from relay.ingress.connection import GoodbyeError, Take
+from relay.ingress.connection import GoodbyeError
 from relay.ingress.envelope import EnvelopeConnection, Transaction
 from relay.ingress.framing import EndOfData
 from relay.ingress.intake import STORE_FAILED, TOO_LARGE, Intake, store_refusal
@@ -36,9 +36,10 @@ class TransferConnection(EnvelopeConnection):
         elif not transaction.recipients:
             self.complain("554 5.5.1 No valid recipients")
         else:
-            self.reply("354 End data with <CR><LF>.<CR><LF>")
             intake = self._open_intake(transaction)
-            self._await_content(partial(self._take_data, transaction, intake, EndOfData()))
+            self.reply("354 End data with <CR><LF>.<CR><LF>")
+            self.at_command = False
+            self.take = partial(self._take_data, transaction, intake, EndOfData())
 
     def _take_data(self, transaction: Transaction, intake: Intake, framing: EndOfData) -> bool:
         if intake.full:
@@ -59,9 +60,10 @@ class TransferConnection(EnvelopeConnection):
     # -- BDAT
 
     def bdat(self, argument: bytes) -> None:
+        self.at_command = False  # the chunk is on its way, whatever we make of it
         match = _BDAT.fullmatch(argument)
         if match is None:
-            # The chunk that follows has no known end, and its lines must not be taken for commands.
+            # It has no known end, and its lines must not be taken for commands.
             raise GoodbyeError("501 5.5.4 Syntax: BDAT <size> [LAST]; closing connection")
         size, transaction = int(match[1]), self.transaction
         if size > 2 * self.shared.settings.max_message_size:
@@ -76,9 +78,9 @@ class TransferConnection(EnvelopeConnection):
         else:
             intake = transaction.intake or self._open_intake(transaction)
             ended = self._message_ended if match[2] else partial(self._chunk_ended, size)
-            self._await_content(partial(self._take_chunk, transaction, intake, ended))
+            self.take = partial(self._take_chunk, transaction, intake, ended)
             return
-        self._await_content(partial(self._drop_chunk, refusal))
+        self.take = partial(self._drop_chunk, refusal)
 
     def _take_chunk(self, transaction: Transaction, intake: Intake, ended: "_Ended") -> bool:
         if intake.full:
@@ -111,10 +113,6 @@ class TransferConnection(EnvelopeConnection):
         return True
 
     # -- either
-
-    def _await_content(self, take: Take) -> None:
-        self.at_command = False
-        self.take = take
 
     def _await_command(self) -> None:
         self.at_command = True

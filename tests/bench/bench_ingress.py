@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from queue_fakes import MemoryQueueStore
 
 from relay.ingress.listener import Listeners
-from relay.ingress.settings import IngressSettings, ListenerSettings
+from relay.ingress.settings import AccessSettings, IngressSettings, ListenerSettings
 from relay.metrics import Metrics
 from relay.queue.message import Job, NewMessage
 
@@ -48,14 +48,14 @@ class NoStore(MemoryQueueStore):
         return True
 
 
-async def run(messages: int, size: int, sessions: int, *, reconnect: bool) -> None:
+def new_listeners(store: NoStore, access: AccessSettings | None = None) -> Listeners:
     ids = itertools.count(1)
-    store = NoStore()
-    listeners = Listeners(
+    return Listeners(
         settings=IngressSettings(
             hostname="relay.example.com",
             postmaster="postmaster@example.com",
             listeners=(ListenerSettings(address="127.0.0.1:0"),),
+            access=access or AccessSettings(),
         ),
         store=store,
         dispatch=lambda jobs: None,
@@ -64,6 +64,17 @@ async def run(messages: int, size: int, sessions: int, *, reconnect: bool) -> No
         clock=SystemClock(),
         metrics=Metrics(CollectorRegistry()),
     )
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+async def run(messages: int, size: int, sessions: int, *, reconnect: bool) -> None:
+    store = NoStore()
+    listeners = new_listeners(store)
     await listeners.start()
     host, port = listeners.addresses[0]
     source = shutil.which("smtp-source", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -72,14 +83,13 @@ async def run(messages: int, size: int, sessions: int, *, reconnect: bool) -> No
     options = ["-s", str(sessions), "-m", str(messages), "-l", str(size), "-f", "a@example.com", "-t", "b@remote.test"]
     if not reconnect:
         options.append("-d")
-    before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    cpu, began = cpu_seconds(), time.perf_counter()
     generator = await asyncio.create_subprocess_exec(source, *options, f"inet:{host}:{port}")
     status = await generator.wait()
-    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+    took, cpu = time.perf_counter() - began, cpu_seconds() - cpu
     await listeners.stop(timedelta(seconds=5))
     if status or store.count != messages:
         sys.exit(f"smtp-source exited with {status}; {store.count} of {messages} messages arrived")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"{messages / took:,.0f} messages/s, {1000 * cpu / messages:.3f} ms CPU per message of {size} octets")
 
 

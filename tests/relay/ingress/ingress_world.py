@@ -42,6 +42,7 @@ class RecordingStore(MemoryQueueStore):
         self.room = True
         self.asked_for_room: list[int] = []
         self.uploads = 0
+        self.discarded = 0
         self.upload_error: StoreError | None = None
         self.append_gate = asyncio.Event()
         self.append_gate.set()
@@ -58,13 +59,18 @@ class RecordingStore(MemoryQueueStore):
     async def begin_upload(self) -> MemoryUpload:
         self.uploads += 1
         upload = await super().begin_upload()
-        append = upload.append
+        append, discard = upload.append, upload.discard
 
         async def append_at_gate(data: bytes) -> None:
             await self.append_gate.wait()
             await append(data)
 
+        async def counted_discard() -> None:
+            self.discarded += 1
+            await discard()
+
         upload.append = append_at_gate  # type: ignore[method-assign]
+        upload.discard = counted_discard  # type: ignore[method-assign]
         if self.upload_error is not None:
             upload.finish = self._fail  # type: ignore[method-assign]
         return upload

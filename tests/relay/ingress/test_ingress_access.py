@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from relay.ingress.access import AccessRule, Identity, client_address, client_key
-from relay.ingress.limits import AuthBackOff, ConnectionCount, MemoryBudget, MessageRate
+from relay.ingress.limits import AuthBackOff, ConnectionCount, KnownRoom, MemoryBudget, MessageRate
 from relay.ingress.paths import NULL_PATH, Path
 from relay.ingress.settings import AccessSettings, ListenerSettings, TlsMode
 
@@ -104,6 +104,17 @@ def test_memory_budget() -> None:
     budget.give_back(4)
     assert budget.take(4)
     assert budget.used == 10
+
+
+def test_known_room_lasts_a_second_for_what_is_no_larger() -> None:
+    room = KnownRoom()
+    assert not room.covers(0, NOW)
+    room.found(10, NOW)
+    assert room.covers(0, NOW)
+    assert room.covers(10, NOW + timedelta(seconds=0.9))
+    assert not room.covers(11, NOW)
+    assert not room.covers(10, NOW + timedelta(seconds=1))
+    assert not room.covers(10, NOW - timedelta(seconds=1)), "the clock may be set back"
 
 
 def test_each_failed_try_doubles_the_wait() -> None:

@@ -272,6 +272,14 @@ async def test_auth_login_prompts_are_what_clients_expect(pem: Path, users: Path
         assert (await client.say(b64("alice"))).lines == [b64("Password:").decode()]
 
 
+async def test_stop_interrupts_an_exchange_of_credentials(pem: Path, users: Path) -> None:
+    async with world(settings(tls_listener(pem), access=AccessSettings(users_file=users))) as it:
+        client = await in_tls(it)
+        assert (await client.say(b"AUTH LOGIN")).code == 334
+        await it.listeners.stop(timedelta(seconds=LIMIT))
+        assert (await client.reply()).short == "421 4.3.2"
+
+
 async def test_standard_library_client_sends_a_message(pem: Path, users: Path) -> None:
     def send(address: tuple[str, int]) -> None:
         with smtplib.SMTP(*address, timeout=LIMIT) as client:
