@@ -6,15 +6,15 @@ content) is a task, and the client's further octets wait until it is done.
 """
 
 import asyncio
-import contextlib
 import ssl
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from policy.names import IPAddress
 from relay import events
 from relay.ingress.access import client_address, client_key
 from relay.ingress.input import READ_AHEAD, EndlessLineError, Input, TlsError
+from relay.ingress.sessions import Sessions
 from relay.ingress.shared import ConnectionResult, Listener
 
 Take = Callable[[], bool]
@@ -30,39 +30,6 @@ class GoodbyeError(Exception):
     def __init__(self, reply: str | None) -> None:
         super().__init__(reply)
         self.reply = reply
-
-
-class Sessions:
-    """A set of connections, and a way to wait until it is empty."""
-
-    def __init__(self) -> None:
-        self._open: set[Connection] = set()
-        self._none_open = asyncio.Event()
-        self._none_open.set()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def __contains__(self, connection: "Connection") -> bool:
-        return connection in self._open
-
-    def __iter__(self) -> "Iterator[Connection]":
-        return iter(tuple(self._open))
-
-    def add(self, connection: "Connection") -> None:
-        self._open.add(connection)
-        self._none_open.clear()
-
-    def discard(self, connection: "Connection") -> None:
-        self._open.discard(connection)
-        if not self._open:
-            self._none_open.set()
-
-    async def ended(self, seconds: float) -> None:
-        """Return when none is open, or after that time."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._none_open.wait()
 
 
 class Connection(asyncio.BufferedProtocol):

@@ -9,9 +9,9 @@ from functools import partial
 
 from relay import events
 from relay.clock import Clock
-from relay.ingress.connection import Sessions
 from relay.ingress.paths import PathError
 from relay.ingress.session import Session
+from relay.ingress.sessions import Sessions
 from relay.ingress.settings import IngressSettings, ListenerSettings, TlsMode
 from relay.ingress.shared import Dispatch, LeaseFor, Listener, NewId, Shared
 from relay.ingress.tls import CertificateError, ServerTls
