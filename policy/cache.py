@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from cachetools import TTLCache
 
 from policy.findings import CachedPolicy, FetchFailure, PolicyState
+from policy.journal import MAX_ENTRIES, JournalEntry
 from policy.store import PolicyStore
 
 MAX_AGE = timedelta(seconds=3)
@@ -36,15 +37,15 @@ class CachedPolicyStore:
             self._states[policy_domain] = state
         return state
 
-    async def put(self, cached: CachedPolicy) -> None:
+    async def put(self, cached: CachedPolicy) -> JournalEntry | None:
         try:
-            await self._store.put(cached)
+            return await self._store.put(cached)
         finally:
             self._written(cached.policy_domain)
 
-    async def note_failure(self, policy_domain: str, failure: FetchFailure) -> None:
+    async def note_failure(self, policy_domain: str, failure: FetchFailure) -> JournalEntry | None:
         try:
-            await self._store.note_failure(policy_domain, failure)
+            return await self._store.note_failure(policy_domain, failure)
         finally:
             self._written(policy_domain)
 
@@ -60,7 +61,7 @@ class CachedPolicyStore:
         finally:
             self._written(policy_domain)
 
-    async def prune(self, now: datetime) -> int:
+    async def prune(self, now: datetime) -> list[JournalEntry]:
         try:
             return await self._store.prune(now)
         finally:
@@ -72,6 +73,9 @@ class CachedPolicyStore:
 
     async def states(self, limit: int = 10_000) -> list[PolicyState]:
         return await self._store.states(limit)
+
+    async def history(self, policy_domain: str, limit: int = MAX_ENTRIES) -> list[JournalEntry]:
+        return await self._store.history(policy_domain, limit)
 
     def _written(self, policy_domain: str) -> None:
         """Forget what was read before, and let no read that began before the end of the write be kept."""

@@ -22,6 +22,7 @@ from policy.freshness import (
     live_policy,
     unknown_run_start,
 )
+from policy.journal import JournalEntry
 from policy.mta_sts import InvalidPolicyError, Mode, NoRecord, Policy, Record, parse_policy
 from policy.observer import NullObserver, PolicyObserver
 from policy.requirement import ResultType
@@ -104,6 +105,11 @@ class PolicyService:
         fetched = await self._fetch_once(policy_domain, record_id, anyway=True)
         return self._told(replace(_from_fetch(policy_domain, fetched), record_checked=True))
 
+    async def prune(self) -> None:
+        """Let the store go of what has expired."""
+        for entry in await self._store.prune(self._clock.now()):
+            self._tell(entry)
+
     async def _record(self, policy_domain: str, *, fresh: bool) -> Answer[bytes]:
         # RFC 8461 §3.4, §8.2: always the domain itself, never a parent nor the target of a CNAME.
         return await self._resolver.txt(f"_mta-sts.{policy_domain}", fresh=fresh)
@@ -157,7 +163,6 @@ class PolicyService:
     async def _fetch_succeeded(
         self, state: PolicyState, record_id: str, policy: Policy, fetched_at: datetime
     ) -> _Fetched:
-        old = live_policy(state, fetched_at)
         # The store keeps the newest fetch: one stamped by a wrong clock has to go, a small skew is stepped over.
         if state.cached is not None and from_the_future(state.cached, fetched_at):
             await self._store.forget(state.policy_domain)
@@ -166,9 +171,7 @@ class PolicyService:
         cached = CachedPolicy(
             policy_domain=state.policy_domain, record_id=record_id, policy=policy, fetched_at=fetched_at
         )
-        await self._store.put(cached)
-        if old is None or _meaning(old.policy) != _meaning(policy):
-            self._observer.policy_changed(old, cached)
+        self._tell(await self._store.put(cached))
         return _Fetched(policy=cached, result=LookupResult.FETCHED)
 
     async def _fetch_failed(self, state: PolicyState, record_id: str, problem: FetchProblem) -> _Fetched:
@@ -180,13 +183,17 @@ class PolicyService:
             failed_at=now,
             failing_since=state.failure.failing_since if state.failure else now,
         )
-        await self._store.note_failure(state.policy_domain, failure)
+        self._tell(await self._store.note_failure(state.policy_domain, failure))
         cached = live_policy(state, now)
         if cached is None:
             return _Fetched(policy=None, failure=failure, result=LookupResult.FAILED)
         if cached.policy.mode is not Mode.NONE:
             self._observer.refresh_failed(cached, failure)
         return _Fetched(policy=cached, failure=failure, result=LookupResult.CACHED)
+
+    def _tell(self, entry: JournalEntry | None) -> None:
+        if entry is not None:
+            self._observer.policy_changed(entry)
 
     def _told(self, found: Findings) -> Findings:
         self._observer.lookup(found.result, found.cached.policy.mode if found.cached else None)
@@ -241,7 +248,3 @@ def _standing_problem(state: PolicyState, discovery: Discovery, cached: CachedPo
         detail = f"no usable _mta-sts record: {discovery.reason}"
         return FetchProblem(result_type=ResultType.STS_POLICY_FETCH_ERROR, detail=detail)
     return _problem(state.failure)
-
-
-def _meaning(policy: Policy) -> tuple[object, ...]:
-    return policy.mode, policy.mx, policy.max_age

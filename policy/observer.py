@@ -4,6 +4,7 @@ from enum import Enum
 from typing import Protocol
 
 from policy.findings import CachedPolicy, FetchFailure, LookupResult
+from policy.journal import JournalEntry
 from policy.mta_sts import Mode
 from policy.requirement import ResultType
 
@@ -50,8 +51,8 @@ class PolicyObserver(Protocol):
         """A policy was fetched over HTTPS, or (with a result type) could not be."""
         ...
 
-    def policy_changed(self, old: CachedPolicy | None, new: CachedPolicy) -> None:
-        """A policy is new (`old` None) or says something else than the one that was in force."""
+    def policy_changed(self, entry: JournalEntry) -> None:
+        """Something changed about a domain's policy, and stands in its journal."""
         ...
 
     def refresh_failed(self, cached: CachedPolicy, failure: FetchFailure) -> None:
@@ -72,7 +73,7 @@ class NullObserver:
 
     def fetch_finished(self, duration_seconds: float, result_type: ResultType | None) -> None: ...
 
-    def policy_changed(self, old: CachedPolicy | None, new: CachedPolicy) -> None: ...
+    def policy_changed(self, entry: JournalEntry) -> None: ...
 
     def refresh_failed(self, cached: CachedPolicy, failure: FetchFailure) -> None: ...
 

@@ -53,7 +53,7 @@ class PolicyRefresher:
     async def refresh_once(self) -> int:
         """Make one pass, which takes about `step`; return how many policies were refreshed or tried."""
         now = self._clock.now()
-        await self._store.prune(now)
+        await self._service.prune()
         oldest = await self._store.due_for_refresh(now - self._step, now, _MAX_PER_PASS)
         due = [state for state in oldest if self._is_due(state)]
         pause = self._step.total_seconds() / (len(due) + 1)

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Protocol
 
 from policy.findings import CachedPolicy, FetchFailure, PolicyState
+from policy.journal import MAX_ENTRIES, JournalEntry
 from policy.requirement import ResultType
 
 
@@ -12,15 +13,18 @@ class PolicyStore(Protocol):
 
     Each call is atomic and durable before it returns. A row that cannot be read back as a valid policy counts as
     absent and is logged, never raised. Nothing is evicted while it is unexpired (RFC 8461 §10.2).
+
+    What changes about a policy goes into the domain's journal with the change itself, and is returned to the one
+    whose call made it: of several processes that fetch the same policy, only the first hears of it.
     """
 
     async def get(self, policy_domain: str) -> PolicyState | None: ...
 
-    async def put(self, cached: CachedPolicy) -> None:
+    async def put(self, cached: CachedPolicy) -> JournalEntry | None:
         """Store a freshly fetched policy; clears the failure. Of two writers the newest `fetched_at` stays."""
         ...
 
-    async def note_failure(self, policy_domain: str, failure: FetchFailure) -> None:
+    async def note_failure(self, policy_domain: str, failure: FetchFailure) -> JournalEntry | None:
         """Remember a failed fetch. The cached policy, if any, stays untouched (RFC 8461 §3.3)."""
         ...
 
@@ -33,15 +37,19 @@ class PolicyStore(Protocol):
         ...
 
     async def forget(self, policy_domain: str) -> bool:
-        """Remove all that is known of a domain; True if there was something."""
+        """Remove all that is known of a domain but its journal; True if there was something."""
         ...
 
     async def states(self, limit: int = 10_000) -> list[PolicyState]:
         """All domains, by name; for `policy list` and the gauges."""
         ...
 
-    async def prune(self, now: datetime) -> int:
-        """Remove expired policies and old failures; returns how many rows went."""
+    async def prune(self, now: datetime) -> list[JournalEntry]:
+        """Remove expired policies, old failures and old entries of the journal; returns what expired."""
+        ...
+
+    async def history(self, policy_domain: str, limit: int = MAX_ENTRIES) -> list[JournalEntry]:
+        """The domain's journal, the newest entry first: what MAX_ENTRIES and LIFE leave of it."""
         ...
 
 

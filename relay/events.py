@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from policy.findings import CachedPolicy, FetchFailure
+from policy.journal import JournalEntry
 from relay.queue.attempt import Attempt, HostAttempt, Outcome
 from relay.queue.message import Job, Message, NewMessage
 from relay.queue.notice import NoticeKind
@@ -238,18 +239,26 @@ def destination_cooled(destination: str, wait: timedelta, reason: str) -> None:
 # -- policy ---------------------------------------------------------------------------------------------------
 
 
-def policy_changed(old: CachedPolicy | None, new: CachedPolicy) -> None:
-    """A domain's policy is new to us, or says something else than before."""
+def policy_changed(entry: JournalEntry) -> None:
+    """A domain's policy is new to us, says something else than before, expired, or its fetches begin or cease to fail.
+
+    A warning where mail to the domain is protected less than before.
+    """
+    old, new, problem = entry.before, entry.after, entry.problem
     fields = {
-        "policy_domain": new.policy_domain,
-        "policy_id": new.record_id,
-        "policy_mode": new.policy.mode.value,
-        "policy_mx": ", ".join(new.policy.mx),
-        "max_age_seconds": int(new.policy.max_age.total_seconds()),
+        "policy_domain": entry.policy_domain,
+        "changes": ", ".join(change.value for change in entry.changes),
+        "policy_id": new.record_id if new else None,
+        "policy_mode": new.mode.value if new else None,
+        "policy_mx": ", ".join(new.mx) if new else None,
+        "max_age_seconds": int(new.max_age.total_seconds()) if new else None,
         "old_policy_id": old.record_id if old else None,
-        "old_policy_mode": old.policy.mode.value if old else None,
+        "old_policy_mode": old.mode.value if old else None,
+        "old_policy_mx": ", ".join(old.mx) if old else None,
+        "problem": f"{problem.result_type.value}: {problem.detail}" if problem else None,
+        "failing_since": entry.failing_since.isoformat() if entry.failing_since else None,
     }
-    log.info("policy.changed", extra=fields)
+    log.log(logging.WARNING if entry.weakens else logging.INFO, "policy.changed", extra=fields)
 
 
 def policy_refresh_failed(cached: CachedPolicy, failure: FetchFailure) -> None:

@@ -64,7 +64,9 @@ class Metrics:
         self.policy_fetch_seconds = histograms(
             "policy_fetch_duration_seconds", "Duration of policy fetches over HTTPS.", _SECONDS, "result"
         )
-        self.policy_changes = counters("policy_changes", "Policies that changed, by the new mode.", "mode")
+        self.policy_changes = counters(
+            "policy_changes", "Changes of policies, by what changed and the mode after it.", "change", "mode"
+        )
         self.policy_unknown_given_up = counter(
             "policy_unknown_given_up", "Look-ups that went as without policy after mta_sts.unknown_grace."
         )

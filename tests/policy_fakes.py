@@ -5,8 +5,10 @@ from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from policy import journal
 from policy.answers import Absence, Absent, Answer, Found, MxRecord, TlsaRecord, Unknown, UnknownReason
 from policy.findings import CachedPolicy, FetchFailure, PolicyState
+from policy.journal import LIFE, MAX_ENTRIES, JournalEntry
 from policy.names import IPAddress
 from policy.requirement import ResultType
 from policy.store import FetchFailedError
@@ -134,18 +136,23 @@ class MemoryPolicyStore:
     def __init__(self) -> None:
         self._states: dict[str, PolicyState] = {}
         self.reads: defaultdict[str, int] = defaultdict(int)
+        self._journal: defaultdict[str, list[JournalEntry]] = defaultdict(list)
 
     async def get(self, policy_domain: str) -> PolicyState | None:
         self.reads[policy_domain] += 1
         return self._states.get(policy_domain)
 
-    async def put(self, cached: CachedPolicy) -> None:
+    async def put(self, cached: CachedPolicy) -> JournalEntry | None:
         state = self._state(cached.policy_domain)
-        if state.cached is None or state.cached.fetched_at <= cached.fetched_at:
-            self._states[cached.policy_domain] = replace(state, cached=cached, failure=None)
+        if state.cached is not None and state.cached.fetched_at > cached.fetched_at:
+            return None
+        self._states[cached.policy_domain] = replace(state, cached=cached, failure=None)
+        return self._noted(journal.fetched(state, cached))
 
-    async def note_failure(self, policy_domain: str, failure: FetchFailure) -> None:
-        self._states[policy_domain] = replace(self._state(policy_domain), failure=failure)
+    async def note_failure(self, policy_domain: str, failure: FetchFailure) -> JournalEntry | None:
+        state = self._state(policy_domain)
+        self._states[policy_domain] = replace(state, failure=failure)
+        return self._noted(journal.failed(state, failure))
 
     async def note_unknown(self, policy_domain: str, since: datetime | None) -> None:
         state = self._state(policy_domain)
@@ -167,21 +174,31 @@ class MemoryPolicyStore:
     async def states(self, limit: int = 10_000) -> list[PolicyState]:
         return [self._states[name] for name in sorted(self._states)[:limit]]
 
-    async def prune(self, now: datetime) -> int:
-        gone = 0
+    async def prune(self, now: datetime) -> list[JournalEntry]:
+        expired = []
         for name, state in list(self._states.items()):
             cached = state.cached if state.cached and now < state.cached.expires_at else None
             failure = state.failure if state.failure and now - state.failure.failed_at < timedelta(days=1) else None
+            if cached != state.cached:
+                expired.append(self._noted(journal.expired(state, now)))
             if (cached, failure) != (state.cached, state.failure):
                 self._states[name] = replace(state, cached=cached, failure=failure)
-                gone += self._drop_if_empty(name)
-        return gone
+                self._drop_if_empty(name)
+        for name, entries in self._journal.items():
+            self._journal[name] = [entry for entry in entries if now - entry.at < LIFE]
+        return [entry for entry in expired if entry is not None]
+
+    async def history(self, policy_domain: str, limit: int = MAX_ENTRIES) -> list[JournalEntry]:
+        return self._journal[policy_domain][::-1][:limit]
+
+    def _noted(self, entry: JournalEntry | None) -> JournalEntry | None:
+        if entry is not None:
+            self._journal[entry.policy_domain] = [*self._journal[entry.policy_domain], entry][-MAX_ENTRIES:]
+        return entry
 
     def _state(self, policy_domain: str) -> PolicyState:
         return self._states.get(policy_domain, PolicyState(policy_domain=policy_domain))
 
-    def _drop_if_empty(self, policy_domain: str) -> bool:
-        if self._states[policy_domain] != PolicyState(policy_domain=policy_domain):
-            return False
-        del self._states[policy_domain]
-        return True
+    def _drop_if_empty(self, policy_domain: str) -> None:
+        if self._states[policy_domain] == PolicyState(policy_domain=policy_domain):
+            del self._states[policy_domain]

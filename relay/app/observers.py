@@ -1,6 +1,7 @@
 """What policies and DNS have to tell, into metrics and the log."""
 
 from policy.findings import CachedPolicy, FetchFailure, LookupResult
+from policy.journal import JournalEntry
 from policy.mta_sts import Mode
 from policy.observer import DnsResult, RecordType
 from policy.requirement import ResultType
@@ -27,9 +28,11 @@ class Observer:
         result = result_type.value if result_type else "fetched"
         self._metrics.policy_fetch_seconds.labels(result).observe(duration_seconds)
 
-    def policy_changed(self, old: CachedPolicy | None, new: CachedPolicy) -> None:
-        self._metrics.policy_changes.labels(new.policy.mode.value).inc()
-        events.policy_changed(old, new)
+    def policy_changed(self, entry: JournalEntry) -> None:
+        mode = entry.after.mode.value if entry.after else NO_POLICY
+        for change in entry.changes:
+            self._metrics.policy_changes.labels(change.value, mode).inc()
+        events.policy_changed(entry)
 
     def refresh_failed(self, cached: CachedPolicy, failure: FetchFailure) -> None:
         events.policy_refresh_failed(cached, failure)

@@ -1,4 +1,4 @@
-"""policy list, show, refresh, forget"""
+"""policy list, show, history, refresh, forget"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -56,6 +56,25 @@ def show(domain: DomainArgument, config: ConfigOption = DEFAULT_CONFIG, json: Js
             say(f"  {line}")
 
 
+@app.command(epilog="Example: mta-sts-relay policy history example.org")
+def history(domain: DomainArgument, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
+    """List what has changed about a domain's policy, the newest first. Exit status 1 if nothing is known.
+
+    What was seen is kept for 400 days, at most the last 50 changes of a domain, also if the domain is forgotten.
+    """
+    from relay.cli.output import print_json
+    from relay.cli.policy_views import print_history
+
+    name = _domain(domain)
+    entries = _with_store(config, lambda store: store.history(name))
+    if json:
+        print_json(entries)
+    elif entries:
+        print_history(entries)
+    if not entries:
+        bad_news(f"no change of {name} is known")
+
+
 @app.command(epilog="Example: mta-sts-relay policy refresh example.org")
 def refresh(domain: DomainArgument, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
     """Fetch a domain's policy now, whatever its record says. Exit status 1 if there is none to be had."""
@@ -78,7 +97,7 @@ def refresh(domain: DomainArgument, config: ConfigOption = DEFAULT_CONFIG, json:
 
 @app.command(epilog="Example: mta-sts-relay policy forget example.org")
 def forget(domain: DomainArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Remove all that is known of a domain; the next message looks everything up anew.
+    """Remove all that is known of a domain but its history; the next message looks everything up anew.
 
     A running relay may go by what it has in memory for five seconds more.
     """

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from policy.findings import CachedPolicy, FetchFailure
+from policy.journal import LIFE, MAX_ENTRIES, Change
 from policy.mta_sts import Mode, Policy, parse_policy, render_policy
 from policy.requirement import ResultType
 from policy.store import PolicyStore
@@ -185,7 +186,7 @@ class PolicyStoreContract:
     async def test_pruning_takes_what_is_expired_and_nothing_that_lives(self, store: PolicyStore) -> None:
         await store.put(cached("live.test", fetched_at=NOW - 6 * DAY))
         await store.put(cached("expired.test", fetched_at=NOW - 8 * DAY))
-        assert await store.prune(NOW) == 1
+        assert [entry.policy_domain for entry in await store.prune(NOW)] == ["expired.test"]
         assert await store.get("expired.test") is None
         state = await store.get("live.test")
         assert state is not None
@@ -198,3 +199,73 @@ class PolicyStoreContract:
         state = await store.get("x.test")
         assert state is not None
         assert state.failure == recent
+
+    async def test_nothing_has_changed_of_a_new_domain(self, store: PolicyStore) -> None:
+        assert await store.history("x.test") == []
+
+    async def test_changes_are_told_to_who_made_them_and_listed_the_newest_first(self, store: PolicyStore) -> None:
+        new = await store.put(cached("x.test"))
+        weaker = cached("x.test", fetched_at=NOW + DAY, record_id="2", text="version: STSv1\nmode: none\nmax_age: 60\n")
+        weakened = await store.put(weaker)
+        assert new is not None
+        assert weakened is not None
+        assert new.changes == (Change.NEW,)
+        assert set(weakened.changes) == {
+            Change.ID_CHANGED, Change.MODE_WEAKENED, Change.MX_CHANGED, Change.MAX_AGE_CHANGED
+        }  # fmt: skip
+        assert (weakened.at, weakened.before) == (NOW + DAY, new.after)
+        assert await store.history("x.test") == [weakened, new]
+        assert await store.history("x.test", limit=1) == [weakened]
+        assert await store.history("y.test") == []
+
+    async def test_the_same_policy_again_is_no_change(self, store: PolicyStore) -> None:
+        await store.put(cached("x.test"))
+        assert await store.put(cached("x.test", fetched_at=NOW + DAY)) is None
+        assert len(await store.history("x.test")) == 1
+
+    async def test_what_a_newer_fetch_holds_off_changes_nothing(self, store: PolicyStore) -> None:
+        await store.put(cached("x.test"))
+        assert await store.put(cached("x.test", fetched_at=NOW - DAY, record_id="old")) is None
+        assert len(await store.history("x.test")) == 1
+
+    async def test_failing_begins_once_and_ends_with_the_next_policy(self, store: PolicyStore) -> None:
+        await store.put(cached("x.test"))
+        failing = await store.note_failure("x.test", failure())
+        assert await store.note_failure("x.test", failure(failed_at=NOW + DAY)) is None
+        recovered = await store.put(cached("x.test", fetched_at=NOW + 2 * DAY))
+        assert failing is not None
+        assert recovered is not None
+        assert (failing.changes, recovered.changes) == ((Change.FETCH_FAILING,), (Change.FETCH_RECOVERED,))
+        assert failing.problem is not None
+        assert failing.problem.detail == failure().detail
+        assert recovered.failing_since == failure().failing_since + DAY
+        assert (await store.history("x.test"))[:2] == [recovered, failing]
+
+    async def test_what_expires_is_told_by_pruning_and_only_once(self, store: PolicyStore) -> None:
+        await store.put(cached("x.test", fetched_at=NOW - 8 * DAY))
+        [expired] = await store.prune(NOW)
+        assert (expired.policy_domain, expired.changes, expired.at) == ("x.test", (Change.EXPIRED,), NOW)
+        assert (expired.before is not None, expired.after) == (True, None)
+        assert await store.prune(NOW) == []
+        assert (await store.history("x.test"))[0] == expired
+
+    async def test_the_journal_outlives_what_is_forgotten(self, store: PolicyStore) -> None:
+        await store.put(cached("x.test"))
+        await store.forget("x.test")
+        await store.put(cached("x.test"))
+        assert [entry.changes for entry in await store.history("x.test")] == [(Change.NEW,), (Change.NEW,)]
+
+    async def test_the_journal_of_a_domain_is_bounded(self, store: PolicyStore) -> None:
+        for number in range(MAX_ENTRIES + 10):
+            await store.put(cached("x.test", record_id=str(number), fetched_at=NOW + timedelta(minutes=number)))
+        await store.put(cached("y.test"))
+        ids = [entry.after.record_id for entry in await store.history("x.test", limit=1000) if entry.after]
+        assert ids == [str(number) for number in range(MAX_ENTRIES + 9, 9, -1)]
+        assert len(await store.history("y.test")) == 1
+
+    async def test_pruning_lets_old_entries_go(self, store: PolicyStore) -> None:
+        await store.put(cached("x.test"))
+        await store.prune(NOW + LIFE - timedelta(seconds=1))
+        assert [entry.changes for entry in await store.history("x.test")] == [(Change.EXPIRED,), (Change.NEW,)]
+        await store.prune(NOW + LIFE)
+        assert [entry.changes for entry in await store.history("x.test")] == [(Change.EXPIRED,)]

@@ -109,6 +109,12 @@ async def test_policy_list_show_refresh_and_forget(scene: Scene, lab: Lab) -> No
         status, said, _ = await scene.cli("policy", "refresh", "shop.test")
         assert (status, said) == (0, "shop.test: testing, id 1 (fetched)\n")
         assert (await scene.cli("policy", "refresh", "no-policy.test"))[0] == 1
+        weaker, new = await scene.cli_json("policy", "history", "shop.test")
+        assert (new["changes"], new["before"], new["after"]["mode"]) == (["new"], None, "enforce")
+        assert (weaker["changes"], weaker["after"]["mode"]) == (["mode-weakened"], "testing")
+        status, table, _ = await scene.cli("policy", "history", "shop.test")
+        assert (status, "mode enforce -> testing" in table) == (0, True)
+        assert (await scene.cli("policy", "history", "no-policy.test"))[0] == 1
         assert (await scene.cli("policy", "forget", "shop.test"))[0] == 0
         assert (await scene.cli("policy", "forget", "shop.test"))[0] == 1
         assert (await scene.cli("policy", "show", "shop.test"))[0] == 1

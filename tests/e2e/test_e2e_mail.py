@@ -32,7 +32,7 @@ async def test_mail_for_an_enforced_domain_is_delivered_verified(scene: Scene, l
     assert 'mta_sts_relay_deliveries_total{security="sts",tls_version="TLSv1.3"} 1.0' in text
     assert 'mta_sts_relay_recipients_total{outcome="delivered",status_class="2"} 1.0' in text
     assert 'mta_sts_relay_policy_lookups_total{mode="enforce",result="fetched"} 1.0' in text
-    assert 'mta_sts_relay_policy_changes_total{mode="enforce"} 1.0' in text
+    assert 'mta_sts_relay_policy_changes_total{change="new",mode="enforce"} 1.0' in text
     assert 'mta_sts_relay_dns_lookups_total{result="found",type="MX"}' in text
 
 

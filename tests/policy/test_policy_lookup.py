@@ -23,6 +23,7 @@ from policy.answers import Answer
 from policy.cache import CachedPolicyStore
 from policy.findings import CachedPolicy, FetchFailure, FetchProblem, LookupResult
 from policy.freshness import FOREVER_RETRY, FreshnessSettings
+from policy.journal import Change, JournalEntry
 from policy.lookup import PolicyService
 from policy.mta_sts import Mode
 from policy.observer import NullObserver
@@ -50,7 +51,7 @@ class Watcher(NullObserver):
     def __init__(self) -> None:
         self.lookups: list[tuple[LookupResult, Mode | None]] = []
         self.fetches: list[ResultType | None] = []
-        self.changes: list[tuple[Mode | None, Mode]] = []
+        self.changes: list[tuple[Change, ...]] = []
         self.alerts: list[FetchFailure] = []
         self.given_up: list[str] = []
 
@@ -61,8 +62,8 @@ class Watcher(NullObserver):
         assert duration_seconds >= 0
         self.fetches.append(result_type)
 
-    def policy_changed(self, old: CachedPolicy | None, new: CachedPolicy) -> None:
-        self.changes.append((old.policy.mode if old else None, new.policy.mode))
+    def policy_changed(self, entry: JournalEntry) -> None:
+        self.changes.append(entry.changes)
 
     def refresh_failed(self, cached: CachedPolicy, failure: FetchFailure) -> None:
         self.alerts.append(failure)
@@ -122,7 +123,7 @@ async def test_the_first_contact_waits_for_the_policy(bench: Bench) -> None:
     assert not findings.record_checked
     assert bench.resolver.asked == [("TXT", "_mta-sts.x.test")]
     assert bench.fetcher.fetched == ["x.test"]
-    assert bench.watcher.changes == [(None, Mode.ENFORCE)]
+    assert bench.watcher.changes == [(Change.NEW,)]
     assert bench.watcher.fetches == [None]
 
 
@@ -146,6 +147,34 @@ async def test_an_expired_policy_is_fetched_though_the_id_is_the_same(bench: Ben
     assert bench.fetches == 2
 
 
+async def test_a_policy_expired_and_fetched_the_same_again_is_no_change(bench: Bench) -> None:
+    await bench.mode()
+    bench.clock.move(7 * DAY)
+    await bench.mode()
+    assert bench.watcher.changes == [(Change.NEW,)]
+
+
+async def test_failing_is_told_when_it_begins_and_when_it_ends(bench: Bench) -> None:
+    good = bench.fetcher.bodies["x.test"]
+    await bench.mode()
+    bench.fetcher.bodies["x.test"] = REFUSED
+    for _ in range(3):
+        bench.clock.move(DAY)
+        await bench.service.refresh("x.test")
+    bench.fetcher.bodies["x.test"] = good
+    await bench.service.refresh("x.test")
+    assert bench.watcher.changes == [(Change.NEW,), (Change.FETCH_FAILING,), (Change.FETCH_RECOVERED,)]
+    assert [entry.changes for entry in await bench.store.history("x.test")] == bench.watcher.changes[::-1]
+
+
+async def test_what_pruning_lets_go_is_told(bench: Bench) -> None:
+    await bench.mode()
+    await bench.service.prune()
+    bench.clock.move(7 * DAY)
+    await bench.service.prune()
+    assert bench.watcher.changes == [(Change.NEW,), (Change.EXPIRED,)]
+
+
 @pytest.mark.rfc("8461-3.2-o")
 async def test_max_age_zero_serves_this_message_and_is_fetched_for_the_next(bench: Bench) -> None:
     bench.fetcher.bodies["x.test"] = body(max_age=0)
@@ -163,12 +192,12 @@ async def test_a_new_id_brings_the_new_policy_also_a_weaker_one(bench: Bench, mo
     bench.resolver.publish("x.test", sts_record("0"))
     bench.fetcher.bodies["x.test"] = body(mode, max_age=60)
     assert await bench.mode() is Mode(mode)
-    assert bench.watcher.changes[1:] == [(Mode.ENFORCE, Mode(mode))]
+    assert bench.watcher.changes[1:] == [(Change.ID_CHANGED, Change.MODE_WEAKENED, Change.MAX_AGE_CHANGED)]
     assert await bench.mode() is Mode(mode)
     assert bench.fetches == 2
 
 
-async def test_a_new_id_with_the_same_policy_is_no_change(bench: Bench) -> None:
+async def test_a_new_id_with_the_same_policy_is_a_change_of_the_id(bench: Bench) -> None:
     await bench.mode()
     bench.resolver.publish("x.test", sts_record("2"))
     bench.clock.move(MINUTE)
@@ -176,7 +205,7 @@ async def test_a_new_id_with_the_same_policy_is_no_change(bench: Bench) -> None:
     assert findings.cached is not None
     assert findings.cached.record_id == "2"
     assert findings.cached.fetched_at == START + MINUTE
-    assert len(bench.watcher.changes) == 1
+    assert bench.watcher.changes[1:] == [(Change.ID_CHANGED,)]
 
 
 @pytest.mark.rfc("8461-8.1-a")

@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+from policy import journal
 from policy.findings import CachedPolicy, FetchFailure, PolicyState
+from policy.journal import MAX_ENTRIES, JournalEntry
 from policy.mta_sts import InvalidPolicyError, parse_policy
 from policy.requirement import ResultType
+from relay.store.sqlite import policy_journal
 from relay.store.sqlite.database import load_schema, open_database, open_for_reading
 from relay.store.sqlite.reader import Reader
-from relay.store.sqlite.rows import Row, duration_us, from_us, to_us
+from relay.store.sqlite.rows import Row, from_us, to_us
 from relay.store.sqlite.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,7 @@ _SELECT = (
     "SELECT policy_domain, record_id, policy_text, fetched_at, failed_id, result_type, detail, failed_at, "
     "failing_since, unknown_since FROM policies"
 )
+_SELECT_ONE = f"{_SELECT} WHERE policy_domain = ?"
 _PUT = (
     "INSERT INTO policies (policy_domain, record_id, policy_text, fetched_at, expires_at) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (policy_domain) DO UPDATE SET record_id = excluded.record_id, policy_text = excluded.policy_text, "
@@ -51,6 +55,7 @@ _SELECT_DUE = (
 _PRUNE_STEP = 500
 """Domains looked at in one transaction: others who share the file never wait long for it."""
 _SELECT_STEP = "SELECT policy_domain FROM policies WHERE policy_domain > ? ORDER BY policy_domain LIMIT ?"
+_SELECT_EXPIRED = f"{_SELECT} WHERE policy_domain > ? AND policy_domain <= ? AND expires_at <= ?"
 _CLEAR_POLICY = (
     "UPDATE policies SET record_id = NULL, policy_text = NULL, fetched_at = NULL, expires_at = NULL "
     "WHERE policy_domain > ? AND policy_domain <= ? AND expires_at <= ?"
@@ -78,18 +83,14 @@ class SqlitePolicyStore:
         return cls(*await asyncio.to_thread(_connect, path))
 
     async def get(self, policy_domain: str) -> PolicyState | None:
-        found = await self._select(f"{_SELECT} WHERE policy_domain = ?", policy_domain)
+        found = await self._select(_SELECT_ONE, policy_domain)
         return found[0] if found and found[0] != PolicyState(policy_domain=policy_domain) else None
 
-    async def put(self, cached: CachedPolicy) -> None:
-        text = cached.policy.text.encode()
-        values = (cached.policy_domain, cached.record_id, text, to_us(cached.fetched_at), to_us(cached.expires_at))
-        await self._execute(_PUT, *values)
+    async def put(self, cached: CachedPolicy) -> JournalEntry | None:
+        return await self._writer.run(partial(_put, cached=cached))
 
-    async def note_failure(self, policy_domain: str, failure: FetchFailure) -> None:
-        times = (to_us(failure.failed_at), to_us(failure.failing_since))
-        what = (failure.record_id, failure.result_type.value, failure.detail)
-        await self._execute(_NOTE_FAILURE, policy_domain, *what, *times)
+    async def note_failure(self, policy_domain: str, failure: FetchFailure) -> JournalEntry | None:
+        return await self._writer.run(partial(_note_failure, policy_domain=policy_domain, failure=failure))
 
     async def note_unknown(self, policy_domain: str, since: datetime | None) -> None:
         if since is not None:
@@ -108,13 +109,19 @@ class SqlitePolicyStore:
     async def states(self, limit: int = 10_000) -> list[PolicyState]:
         return await self._select(f"{_SELECT} ORDER BY policy_domain LIMIT ?", limit)
 
-    async def prune(self, now: datetime) -> int:
-        removed, after = 0, ""
+    async def prune(self, now: datetime) -> list[JournalEntry]:
+        expired: list[JournalEntry] = []
+        after = ""
         while names := await self._names(after):
-            step = partial(_prune, after=after, last=names[-1], now=to_us(now))
-            removed += await self._writer.run(step)
+            step = partial(_prune, after=after, last=names[-1], now=now)
+            expired += await self._writer.run(step)
             after = names[-1]
-        return removed
+        while await self._writer.run(partial(policy_journal.forget_old, now=to_us(now), limit=_PRUNE_STEP)):
+            pass
+        return expired
+
+    async def history(self, policy_domain: str, limit: int = MAX_ENTRIES) -> list[JournalEntry]:
+        return await self._reader.run(partial(policy_journal.read, policy_domain=policy_domain, limit=limit))
 
     async def close(self) -> None:
         await self._reader.close()
@@ -139,18 +146,49 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     return writing, open_for_reading(path)
 
 
+def _put(connection: sqlite3.Connection, cached: CachedPolicy) -> JournalEntry | None:
+    state = _known(connection, cached.policy_domain)
+    text = cached.policy.text.encode()
+    values = (cached.policy_domain, cached.record_id, text, to_us(cached.fetched_at), to_us(cached.expires_at))
+    if connection.execute(_PUT, values).rowcount == 0:
+        return None
+    return _noted(connection, journal.fetched(state, cached))
+
+
+def _note_failure(connection: sqlite3.Connection, policy_domain: str, failure: FetchFailure) -> JournalEntry | None:
+    state = _known(connection, policy_domain)
+    what = (failure.record_id, failure.result_type.value, failure.detail)
+    times = (to_us(failure.failed_at), to_us(failure.failing_since))
+    connection.execute(_NOTE_FAILURE, (policy_domain, *what, *times))
+    return _noted(connection, journal.failed(state, failure))
+
+
+def _known(connection: sqlite3.Connection, policy_domain: str) -> PolicyState:
+    row = connection.execute(_SELECT_ONE, (policy_domain,)).fetchone()
+    return PolicyState(policy_domain=policy_domain) if row is None else _state(row)
+
+
+def _noted(connection: sqlite3.Connection, entry: JournalEntry | None) -> JournalEntry | None:
+    if entry is not None:
+        policy_journal.write(connection, entry)
+    return entry
+
+
 def _end_unknown(connection: sqlite3.Connection, policy_domain: str) -> None:
     connection.execute("UPDATE policies SET unknown_since = NULL WHERE policy_domain = ?", (policy_domain,))
     connection.execute(f"{_DELETE_EMPTY} AND policy_domain = ?", (policy_domain,))
 
 
-def _prune(connection: sqlite3.Connection, after: str, last: str, now: int) -> int:
+def _prune(connection: sqlite3.Connection, after: str, last: str, now: datetime) -> list[JournalEntry]:
     """Only what is expired goes (RFC 8461 §10.2): no number of domains can push a live policy out."""
     step = (after, last)
-    connection.execute(_CLEAR_POLICY, (*step, now))
-    connection.execute(_CLEAR_FAILURE, (*step, now - duration_us(_FAILURE_LIFE)))
-    connection.execute(_CLEAR_UNKNOWN, (*step, now - duration_us(_UNKNOWN_LIFE)))
-    return connection.execute(f"{_DELETE_EMPTY} AND policy_domain > ? AND policy_domain <= ?", step).rowcount
+    rows = connection.execute(_SELECT_EXPIRED, (*step, to_us(now))).fetchall()
+    entries = [_noted(connection, journal.expired(_state(row), now)) for row in rows]
+    connection.execute(_CLEAR_POLICY, (*step, to_us(now)))
+    connection.execute(_CLEAR_FAILURE, (*step, to_us(now - _FAILURE_LIFE)))
+    connection.execute(_CLEAR_UNKNOWN, (*step, to_us(now - _UNKNOWN_LIFE)))
+    connection.execute(f"{_DELETE_EMPTY} AND policy_domain > ? AND policy_domain <= ?", step)
+    return [entry for entry in entries if entry is not None]
 
 
 def _state(row: Row) -> PolicyState:

@@ -1,4 +1,4 @@
--- The policy cache (RFC 8461 §3.3, §10.2), version 1. Times are microseconds since 1970-01-01 UTC.
+-- The policy cache (RFC 8461 §3.3, §10.2), version 2. Times are microseconds since 1970-01-01 UTC.
 
 -- What is known of one policy domain. policy_text is the file as it was served; expires_at follows from its max_age.
 CREATE TABLE policies (
@@ -16,3 +16,14 @@ CREATE TABLE policies (
 ) STRICT;
 
 CREATE INDEX policies_fetched ON policies (fetched_at) WHERE fetched_at IS NOT NULL;
+
+-- What changed about a domain's policy, as JSON (relay/store/sqlite/policy_journal.py); number grows with each change.
+CREATE TABLE journal (
+    policy_domain TEXT NOT NULL,
+    number        INTEGER NOT NULL,
+    at            INTEGER NOT NULL,
+    entry         TEXT NOT NULL,
+    PRIMARY KEY (policy_domain, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX journal_at ON journal (at);

@@ -16,8 +16,8 @@ from relay.status import Reply, Status
 
 COMMANDS = [
     "serve", "demo", "check", "config check", "config show", "queue list", "queue show", "queue retry", "queue hold",
-    "queue release", "queue drop", "queue pause", "queue resume", "policy list", "policy show", "policy refresh",
-    "policy forget", "user add",
+    "queue release", "queue drop", "queue pause", "queue resume", "policy list", "policy show", "policy history",
+    "policy refresh", "policy forget", "user add",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from policy_store_contract import DAY, NOW, PolicyStoreContract, cached, failure
 
 from policy.cache import MAX_AGE, CachedPolicyStore
+from policy.journal import LIFE
 from relay.store.protocols import StoreError
 from relay.store.sqlite.policies import SqlitePolicyStore
 
@@ -113,9 +114,9 @@ async def test_pruning_many_domains_takes_short_transactions(path: Path) -> None
     await store.put(cached("live.test"))
     statements: list[str] = []
     await store._writer.run(lambda connection: connection.set_trace_callback(statements.append))
-    assert await store.prune(NOW) == 1300
+    assert await store.prune(NOW) == []
     await store._writer.run(lambda connection: connection.set_trace_callback(None))
-    assert [text for text in statements if text.startswith("BEGIN")] == ["BEGIN IMMEDIATE"] * 4
+    assert [text for text in statements if text.startswith("BEGIN")] == ["BEGIN IMMEDIATE"] * 5
     assert [state.policy_domain for state in await store.states()] == ["live.test"]
     await store.close()
 
@@ -168,7 +169,7 @@ async def test_pruning_takes_old_failures_and_runs_of_unknown_answers(path: Path
     await store.note_unknown("quiet.test", NOW - 29 * DAY)
     await store.put(cached("live.test"))
     await store.note_failure("live.test", failure(failed_at=NOW - DAY))
-    assert await store.prune(NOW) == 2
+    assert await store.prune(NOW) == []
     assert [state.policy_domain for state in await store.states()] == ["live.test", "quiet.test"]
     await store.close()
 
@@ -177,9 +178,9 @@ async def test_an_exact_expiry_is_expired(path: Path) -> None:
     store = await SqlitePolicyStore.open(path)
     await store.put(cached("x.test"))
     expires_at = cached("x.test").expires_at
-    assert await store.prune(expires_at - timedelta(microseconds=1)) == 0
+    assert await store.prune(expires_at - timedelta(microseconds=1)) == []
     assert await store.due_for_refresh(expires_at, expires_at, 10) == []
-    assert await store.prune(expires_at) == 1
+    assert [entry.policy_domain for entry in await store.prune(expires_at)] == ["x.test"]
     await store.close()
 
 
@@ -195,4 +196,55 @@ async def test_a_closed_store_says_so(path: Path) -> None:
 async def test_the_file_is_private(path: Path) -> None:
     store = await SqlitePolicyStore.open(path)
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
+    await store.close()
+
+
+async def test_of_two_processes_that_fetch_the_same_policy_one_hears_of_the_change(path: Path) -> None:
+    one, two = await SqlitePolicyStore.open(path), await SqlitePolicyStore.open(path)
+    entries = await asyncio.gather(one.put(cached("x.test")), two.put(cached("x.test")))
+    assert sum(entry is not None for entry in entries) == 1
+    assert len(await two.history("x.test")) == 1
+    await one.close()
+    await two.close()
+
+
+@pytest.mark.parametrize("garbage", ["", "{", "[]", "{}", '{"changes": ["nonesuch"]}', "null"])
+async def test_an_entry_that_cannot_be_read_is_left_out(
+    path: Path, caplog: pytest.LogCaptureFixture, garbage: str
+) -> None:
+    store = await SqlitePolicyStore.open(path)
+    await store.put(cached("x.test"))
+    newer = await store.put(cached("x.test", record_id="2", fetched_at=NOW + DAY))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE journal SET entry = ? WHERE number = 1", (garbage,))
+        other.commit()
+    assert await store.history("x.test") == [newer]
+    assert "policy.journal_unreadable" in caplog.text
+    await store.close()
+
+
+async def test_old_entries_go_in_short_transactions(path: Path) -> None:
+    store = await SqlitePolicyStore.open(path)
+    await asyncio.gather(*(store.put(cached(f"d{n:04}.test")) for n in range(1100)))
+    await asyncio.gather(*(store.forget(f"d{n:04}.test") for n in range(1100)))
+    statements: list[str] = []
+    await store._writer.run(lambda connection: connection.set_trace_callback(statements.append))
+    await store.prune(NOW + LIFE)
+    await store._writer.run(lambda connection: connection.set_trace_callback(None))
+    assert [text for text in statements if text.startswith("BEGIN")] == ["BEGIN IMMEDIATE"] * 5
+    assert await store.history("d0000.test") == []
+    await store.close()
+
+
+async def test_a_file_of_version_1_gets_a_journal_and_keeps_its_policies(path: Path) -> None:
+    store = await SqlitePolicyStore.open(path)
+    await store.put(cached("x.test"))
+    await store.close()
+    with closing(sqlite3.connect(path)) as other:
+        other.executescript("DROP TABLE journal; PRAGMA user_version = 1;")
+    store = await SqlitePolicyStore.open(path)
+    assert await store.history("x.test") == []
+    assert await store.put(cached("x.test", fetched_at=NOW + DAY)) is None
+    changed = await store.put(cached("x.test", record_id="2", fetched_at=NOW + 2 * DAY))
+    assert await store.history("x.test") == [changed]
     await store.close()
