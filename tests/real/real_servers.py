@@ -187,6 +187,7 @@ def unbound(root: Path, records: list[str], port: int | None = None) -> Iterator
     port = port or free_port()
     root.mkdir(parents=True, exist_ok=True)
     data = "".join(f"    local-data: '{record}'\n" for record in records)
+    # Without an SOA record no answer that there is nothing could be kept (RFC 2308 §5), as no zone in the world has it.
     (root / "unbound.conf").write_text(f"""
 server:
     interface: 127.0.0.1@{port}
@@ -202,6 +203,7 @@ server:
     do-not-query-localhost: no
     root-hints: ""
     local-zone: "test." static
+    local-data: "test. 3600 IN SOA ns.test. hostmaster.test. 1 3600 600 86400 3600"
 {data}
 forward-zone:
     name: "."
