@@ -81,6 +81,11 @@ class Requirement:
         return self.level is Level.VERIFIED or self.dane is not None
 
     @property
+    def by_dane(self) -> bool:
+        """Whether DANE authenticates the host; a demand without records asks for TLS alone."""
+        return self.dane is not None and bool(self.dane.records)
+
+    @property
     def server_name(self) -> str:
         """The name to send as SNI."""
         if self.dane is None or self.level is not Level.OPPORTUNISTIC:

@@ -4,13 +4,14 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 
+from policy.decide import DaneMode
 from policy.freshness import FreshnessSettings
 from policy.names import IPAddress
 from policy.nameservers import IpFamily, NameServer, TrustAd
 from relay.config import Settings
 from relay.config.models import ListenerTable
 from relay.delivery.dispatcher import DispatchSettings
-from relay.delivery.hosts import NextHop
+from relay.delivery.hosts import Judgement, NextHop
 from relay.delivery.route import RouteSettings
 from relay.delivery.slot_table import SlotSettings
 from relay.delivery.timeouts import Timeouts
@@ -122,7 +123,11 @@ def route_settings(settings: Settings) -> RouteSettings:
         own_addresses=own_addresses(settings),
         allow_private_addresses=settings.delivery.allow_private_addresses,
         ndr_route=tuple(NextHop.parse(f"smtp://{one}") for one in settings.ndr.route),
-        enforcement=settings.mta_sts.mode,
+        judgement=Judgement(
+            enforcement=settings.mta_sts.mode,
+            dane=DaneMode(settings.dane.mode),
+            precedence=settings.dane.precedence,
+        ),
     )
 
 

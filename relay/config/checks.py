@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from policy.decide import Precedence
 from relay.config.models import ListenerTable, Settings
 from relay.config.problems import KeyPath, Problem
 
@@ -24,6 +25,8 @@ def impossible(settings: Settings) -> Iterator[Problem]:
             ("tls", "opportunistic_minimum_version"),
             "must not be above tls.minimum_version: mail without a policy would be held to more than mail with one",
         )
+    if settings.dane.mode == "off" and settings.dane.precedence is not Precedence.BOTH:
+        yield Problem(("dane", "precedence"), 'has no use with mode = "off"')
     if settings.queue.expire_refused_after > settings.queue.expire_after:
         yield Problem(("queue", "expire_refused_after"), "must not be longer than queue.expire_after")
     if (notice := settings.queue.delay_notice_after) is not None and notice >= settings.queue.expire_after:

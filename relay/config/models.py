@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict, ValidationInfo
 
-from policy.decide import Enforcement
+from policy.decide import Enforcement, Precedence
 from policy.names import IPAddress
 from relay.config.quantities import (
     HostPort,
@@ -170,6 +170,11 @@ class MtaStsTable(Table):
     refresh_interval: Duration = timedelta(hours=24)
 
 
+class DaneTable(Table):
+    mode: Literal["opportunistic", "off"] = "opportunistic"
+    precedence: Precedence = Precedence.BOTH
+
+
 class TlsTable(Table):
     ca_file: OptionalPath = None
     minimum_version: Literal["1.2", "1.3"] = "1.2"
@@ -230,6 +235,7 @@ class Settings(Table):
     queue: QueueTable = QueueTable()
     dns: DnsTable = DnsTable()
     mta_sts: MtaStsTable = MtaStsTable()
+    dane: DaneTable = DaneTable()
     tls: TlsTable = TlsTable()
     delivery: DeliveryTable = DeliveryTable()
     ndr: NdrTable = NdrTable()

@@ -1,6 +1,6 @@
 """Opens a connection to one host that is protected as its requirement demands, or says why there is none.
 
-RFC 8461 §5 (modes), RFC 3207 §4 (STARTTLS), RFC 5321 §3.2 (EHLO, HELO).
+RFC 8461 §5 (modes), RFC 7672 §2.2 (DANE), RFC 3207 §4 (STARTTLS), RFC 5321 §3.2 (EHLO, HELO).
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from policy.names import IPAddress, parse_address_literal
-from policy.requirement import Level, MxMatch, ResultType
+from policy.requirement import Level, MxMatch, Requirement, ResultType
 from policy.tls import TlsContexts, classify, describe_session
 from policy.tls_facts import TlsFailure
 from relay.clock import Clock
@@ -76,12 +76,10 @@ class Connector:
     async def connect(self, target: Target) -> Connection:
         """Return a connection ready for MAIL. Raises HostError."""
         match target.requirement.level:
-            case Level.VERIFIED:
-                return await self._verified(target)
             case Level.TESTING:
                 return await self._testing(target)
-            case Level.OPPORTUNISTIC:
-                return await self._opportunistic(target)
+            case Level.VERIFIED | Level.OPPORTUNISTIC:
+                return await self._as_required(target, target.requirement)
 
     async def close(self) -> None:
         """End every connection: QUIT where that has its place, within QUIT_LIMIT."""
@@ -100,26 +98,34 @@ class Connector:
 
     # One way to connect for each level.
 
-    async def _verified(self, target: Target) -> Connection:
-        return await self._attempt(target, self._secure_verified)
+    async def _as_required(self, target: Target, requirement: Requirement) -> Connection:
+        if requirement.level is Level.OPPORTUNISTIC and not requirement.demands_tls:
+            return await self._opportunistic(target)
+        return await self._attempt(target, lambda link: self._secure(link, requirement))
 
     async def _testing(self, target: Target) -> Connection:
-        """Verify; if it is TLS that fails, do as without a policy, and note what enforce would have refused."""
-        mismatch = _MX_NOT_IN_POLICY if target.requirement.mx_match is MxMatch.NOT_MATCHED else None
+        """Verify; if it is TLS that fails, do as without a policy, and note what enforce would have refused.
+
+        What DANE demands stays: where that fails, nothing is delivered (RFC 8461 §2).
+        """
+        requirement = target.requirement
+        without_policy = replace(requirement, level=Level.OPPORTUNISTIC)
+        mismatch = _MX_NOT_IN_POLICY if requirement.mx_match is MxMatch.NOT_MATCHED else None
         try:
-            connection = await self._verified(target)
+            connection = await self._as_required(target, requirement)
         except HostError as error:
-            noted = mismatch or _tls_failure(error)
-            if _tls_failure(error) is None:
+            tls_failure = None if error.failure.kind.dane else _tls_failure(error)
+            noted = mismatch or tls_failure
+            if tls_failure is None:
                 error.testing_failure = noted
                 raise
         else:
             if mismatch is not None:
-                tls = connection.facts.tls
-                connection.facts = SessionFacts(security=Security.OPPORTUNISTIC, tls=tls, testing_failure=mismatch)
+                security, tls = _security(without_policy), connection.facts.tls
+                connection.facts = SessionFacts(security=security, tls=tls, testing_failure=mismatch)
             return connection
         try:
-            connection = await self._opportunistic(target)
+            connection = await self._as_required(target, without_policy)
         except HostError as error:
             error.testing_failure = noted
             raise
@@ -130,12 +136,12 @@ class Connector:
         """TLS where offered; where it fails, a new connection in plaintext, and so at once for the next hour."""
         if target not in self._plaintext:
             try:
-                return await self._attempt(target, self._secure_if_offered)
+                return await self._attempt(target, lambda link: self._secure_if_offered(link, target))
             except HostError as error:
                 if error.failure.tls is None:
                     raise
             self._plaintext.note(target)
-        return await self._attempt(target, self._in_the_clear)
+        return await self._attempt(target, lambda link: self._in_the_clear(link, target))
 
     async def _attempt(self, target: Target, secure: "_Secure") -> Connection:
         """Connect once, and secure the connection in this way. If anything goes wrong, it is left."""
@@ -145,7 +151,7 @@ class Connector:
             self._links.add(link)
             link.closed.add_done_callback(lambda _closed: self._links.discard(link))
             _accept(greeting)
-            facts = await secure(link, target)
+            facts = await secure(link)
         except LinkError as error:
             link.leave()
             raise HostError(_host_failure(error), link.phase) from error
@@ -160,30 +166,31 @@ class Connector:
 
     # What may follow a greeting.
 
-    async def _secure_verified(self, link: Link, target: Target) -> SessionFacts:
+    async def _secure(self, link: Link, requirement: Requirement) -> SessionFacts:
+        """Secure as the requirement demands, or not at all."""
         _accept(await link.ehlo())
         if not link.offered.starttls:
             raise LinkError(FailureKind.STARTTLS_MISSING, "the host does not offer STARTTLS")
-        await link.start_tls(self._contexts.verified, _server_name(target))
+        await link.start_tls(self._contexts.for_requirement(requirement), _server_name(requirement))
         _accept(await link.ehlo())
-        return _facts(link, Security.STS)
+        return _facts(link, _security(requirement))
 
     async def _secure_if_offered(self, link: Link, target: Target) -> SessionFacts:
         await _say_hello(link)
         if not link.offered.starttls:
             return _facts(link, Security.PLAINTEXT)
-        await link.start_tls(self._contexts.opportunistic, _server_name(target))
+        await link.start_tls(self._contexts.opportunistic, _server_name(target.requirement))
         await _say_hello(link)
         return _facts(link, Security.OPPORTUNISTIC)
 
     async def _in_the_clear(self, link: Link, target: Target) -> SessionFacts:
         # RFC 3207 §4.2: after a failed handshake the connection is in no known state, so this is a new one.
-        assert target.requirement.level is not Level.VERIFIED
+        assert not target.requirement.demands_tls
         await _say_hello(link)
         return _facts(link, Security.PLAINTEXT)
 
 
-_Secure = Callable[[Link, Target], Awaitable[SessionFacts]]
+_Secure = Callable[[Link], Awaitable[SessionFacts]]
 
 
 async def _say_hello(link: Link) -> None:
@@ -215,10 +222,17 @@ def _refusal(reply: Reply) -> LinkError:
     return LinkError(FailureKind.REPLY, f"the host said {reply}", reply)
 
 
-def _server_name(target: Target) -> str:
+def _server_name(requirement: Requirement) -> str:
     """Return the name for SNI. An address literal is its address, of which none is sent (RFC 6066 §3)."""
-    address = parse_address_literal(target.requirement.mx_host)
-    return str(address) if address else target.requirement.mx_host
+    address = parse_address_literal(requirement.mx_host)
+    return str(address) if address else requirement.server_name
+
+
+def _security(requirement: Requirement) -> Security:
+    """Say what a TLS session is worth that is as the requirement demands."""
+    if requirement.level is Level.OPPORTUNISTIC:
+        return Security.DANE if requirement.by_dane else Security.OPPORTUNISTIC
+    return Security.DANE_STS if requirement.by_dane else Security.STS
 
 
 def _facts(link: Link, security: Security) -> SessionFacts:
@@ -233,6 +247,8 @@ def _host_failure(error: LinkError) -> HostFailure:
         handshake = tls.result_type is ResultType.VALIDATION_FAILURE
         kind = FailureKind.HANDSHAKE if handshake else FailureKind.CERTIFICATE
         return HostFailure(kind=kind, detail=tls.detail, tls=tls)
+    if error.tls is not None:
+        return HostFailure(kind=error.kind, detail=error.detail, tls=error.tls)
     if error.kind.refusal:
         return HostFailure(kind=error.kind, detail=error.detail, reply=error.reply, tls=_no_starttls(error.detail))
     return HostFailure(kind=error.kind, detail=error.detail, reply=error.reply)

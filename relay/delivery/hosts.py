@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from policy.decide import Enforcement, decide
-from policy.findings import Findings
+from policy.decide import DaneMode, Enforcement, Precedence, decide
+from policy.findings import Findings, TlsaFindings
 from policy.names import IPAddress, to_host
-from policy.requirement import Level, MxMatch, Refusal, Requirement
+from policy.requirement import Level, MxMatch, Refusal, RefusalReason, Requirement
 from relay.queue.attempt import FailureKind, HostFailure
 
 SMTP_PORT = 25
@@ -48,28 +48,52 @@ class Host:
     """One mail host, in the order in which it is to be tried.
 
     `name` is the name in the MX record, never where a CNAME led (RFC 8461 §4.1). `where` are its addresses in the
-    order to be tried, or why it has none that may be contacted. `verdict` is the policy's.
+    order to be tried, or why it has none that may be contacted. `tlsa` is what was found of its TLSA records, None if
+    nobody asked. `verdict` is what policy and records together demand of it.
     """
 
     name: str
     port: int
     where: tuple[IPAddress, ...] | HostFailure
     verdict: Requirement | Refusal
+    tlsa: TlsaFindings | None = None
 
     @property
     def failure(self) -> HostFailure | None:
         """Why the host is not contacted at all, or None. What the policy says comes first."""
         if isinstance(self.verdict, Refusal):
-            return HostFailure(kind=FailureKind.MX_NOT_IN_POLICY, detail=self.verdict.detail)
+            return HostFailure(kind=_REFUSALS[self.verdict.reason], detail=self.verdict.detail)
         return self.where if isinstance(self.where, HostFailure) else None
 
     @property
     def level(self) -> Level:
-        return self.verdict.level if isinstance(self.verdict, Requirement) else Level.VERIFIED
+        if isinstance(self.verdict, Requirement):
+            return self.verdict.level
+        return Level.VERIFIED if self.verdict.reason is RefusalReason.MX_NOT_IN_POLICY else Level.OPPORTUNISTIC
 
     @property
     def mx_match(self) -> MxMatch:
-        return self.verdict.mx_match if isinstance(self.verdict, Requirement) else MxMatch.NOT_MATCHED
+        if isinstance(self.verdict, Requirement):
+            return self.verdict.mx_match
+        not_matched = self.verdict.reason is RefusalReason.MX_NOT_IN_POLICY
+        return MxMatch.NOT_MATCHED if not_matched else MxMatch.NO_POLICY
+
+    @property
+    def dane(self) -> bool:
+        """Whether DANE has a say in how the host is used, or in that it is not."""
+        if isinstance(self.verdict, Requirement):
+            return self.verdict.dane is not None
+        return self.verdict.reason is not RefusalReason.MX_NOT_IN_POLICY
+
+
+_REFUSALS = {
+    RefusalReason.MX_NOT_IN_POLICY: FailureKind.MX_NOT_IN_POLICY,
+    RefusalReason.DNSSEC_BOGUS: FailureKind.DNSSEC_BOGUS,
+    # RFC 7672 §2.1.2: a question without an answer refuses nothing for good, so it counts as DNS that fails.
+    RefusalReason.TLSA_UNKNOWN: FailureKind.DNS_UNKNOWN,
+    RefusalReason.TLSA_UNUSABLE: FailureKind.TLSA_UNUSABLE,
+    RefusalReason.DANE_REQUIRED: FailureKind.DANE_REQUIRED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,18 +114,36 @@ def opportunistic(host: str) -> Requirement:
     return Requirement(level=Level.OPPORTUNISTIC, mx_host=host)
 
 
-def with_policy(hosts: Iterable[Host], findings: Findings, enforcement: Enforcement) -> tuple[Host, ...]:
-    """Return the same hosts in the same order, judged by the policy in force (RFC 8461 §4.1, §8.4).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """The operator's say in what hosts are held to: [mta_sts] and [dane]."""
 
-    None is left out: a host that is refused stays in the list, so that loops are seen and records are whole.
+    enforcement: Enforcement = Enforcement.ENFORCE
+    dane: DaneMode = DaneMode.OPPORTUNISTIC
+    precedence: Precedence = Precedence.BOTH
+
+
+def judged(hosts: Iterable[Host], findings: Findings | None, judgement: Judgement) -> tuple[Host, ...]:
+    """Return the same hosts in the same order, judged by policy and TLSA records (RFC 8461 §4.1, §8.4, RFC 7672 §2.2).
+
+    `findings` is what MTA-STS says, None where it does not apply. None is left out: a host that is refused stays in
+    the list, so that loops are seen and records are whole.
     """
-    policy = findings.cached.policy if findings.cached else None
+    policy = findings.cached.policy if findings and findings.cached else None
     return tuple(
         Host(
             name=host.name,
             port=host.port,
             where=host.where,
-            verdict=decide(host.name, policy, enforcement=enforcement),
+            verdict=decide(
+                host.name,
+                policy,
+                host.tlsa,
+                enforcement=judgement.enforcement,
+                dane=judgement.dane,
+                precedence=judgement.precedence,
+            ),
+            tlsa=host.tlsa,
         )
         for host in hosts
     )

@@ -16,8 +16,9 @@ from typing import cast
 from aiosmtplib import SMTPException, SMTPHeloError, SMTPResponseException
 from aiosmtplib.response import SMTPResponse
 
+from policy.dane_check import dane_failure
 from policy.names import IPAddress
-from policy.requirement import Level, Requirement
+from policy.requirement import Level, Requirement, ResultType
 from relay.delivery.extensions import Extensions, parse_extensions
 from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off
 from relay.delivery.timeouts import Timeouts
@@ -29,6 +30,12 @@ BLOCK = 64 * 1024
 
 QUIT_LIMIT = timedelta(seconds=5)
 _OUR_OWN = frozenset({errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM})
+
+
+_DANE_KINDS = {
+    ResultType.CERTIFICATE_EXPIRED: FailureKind.DANE_EXPIRED,
+    ResultType.CERTIFICATE_HOST_MISMATCH: FailureKind.DANE_NAME,
+}
 
 
 class UnprotectedError(Exception):
@@ -49,6 +56,8 @@ class Link:
         self.retired = False
         self._within_content = False
         self._requirement = requirement
+        self._demands_tls = requirement.demands_tls
+        self._dane_checked: ssl.SSLObject | None = None
         self._timeouts = timeouts
         self._client = SmtpClient(
             local_hostname=hostname, greeting_limit=timeouts.greeting, on_connected=self._on_connected
@@ -94,8 +103,9 @@ class Link:
                 return as_reply(error.code, error.message)
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
-        """Secure the connection. Raises LinkError: with a `reply` if the host refused, else of kind HANDSHAKE.
+        """Secure the connection, and compare it with the host's TLSA records if those are to be kept to.
 
+        Raises LinkError: with a `reply` if the host refused, of kind HANDSHAKE, or of a kind of DANE's.
         Octets between the reply and the handshake fail it (RFC 3207 §4.2: they may be an attacker's); all that was
         offered is forgotten.
         """
@@ -115,6 +125,18 @@ class Link:
             fault = self._protocol.fault if self._protocol is not None else None
             raise LinkError(FailureKind.HANDSHAKE, str(fault or error)) from (fault or error)
         cast("asyncio.WriteTransport", self._client.transport).set_write_buffer_limits(high=BLOCK)
+        self._check_dane()
+
+    def _check_dane(self) -> None:
+        tls = self.tls
+        if tls is None or not self._requirement.by_dane:
+            return
+        failure = dane_failure(self._requirement, tls)
+        if failure is not None:
+            self.phase = Phase.HANDSHAKE
+            kind = _DANE_KINDS.get(failure.result_type, FailureKind.DANE_CERTIFICATE)
+            raise LinkError(kind, failure.detail, tls=failure)
+        self._dane_checked = tls
 
     @property
     def tls(self) -> ssl.SSLObject | None:
@@ -230,12 +252,16 @@ class Link:
         return protocol is not None and protocol.usable and protocol.is_connected
 
     def _demand_protection(self) -> None:
-        """Look at the transport itself, not at what was noted of it (RFC 8461 §5)."""
-        if self._requirement.level is not Level.VERIFIED:
+        """Look at the transport itself, not at what was noted of it (RFC 8461 §5, RFC 7672 §2.2)."""
+        if not self._demands_tls:
             return
         tls = self.tls
         if tls is None:
-            raise UnprotectedError("verified TLS is demanded, and there is none")
+            raise UnprotectedError("TLS is demanded, and there is none")
+        if self._requirement.by_dane and tls is not self._dane_checked:
+            raise UnprotectedError("DANE is demanded, and nobody compared the certificate with the TLSA records")
+        if self._requirement.level is not Level.VERIFIED:
+            return
         if tls.context.verify_mode is not ssl.CERT_REQUIRED or not tls.context.check_hostname:
             raise UnprotectedError("verified TLS is demanded, and nobody looked at the certificate")
         if tls.server_hostname != self._requirement.mx_host:

@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple, assert_never
 
 from policy.answers import Absence, Absent, Answer, Found, MxRecord, Unknown
+from policy.findings import TlsaFindings
 from policy.names import IPAddress
 from relay.queue.attempt import FailureKind, HostFailure
 
@@ -27,10 +28,11 @@ class MxHost(NamedTuple):
 
 
 class LocatedHost(NamedTuple):
-    """An MX host with the answer to the question for its addresses."""
+    """An MX host with the answer to the question for its addresses, and what was found of its TLSA records."""
 
     mx: MxHost
     addresses: Answer[IPAddress]
+    tlsa: TlsaFindings | None = None
 
 
 def mx_hosts(

@@ -212,13 +212,14 @@ class DeliveryPlan:
                 phase=Phase.ROUTE,
                 level=host.level,
                 mx_match=host.mx_match,
+                dane=host.dane,
                 failure=host.failure,
             )
         )
         self._note_refusal(host, host.failure)
 
     def _note_refusal(self, host: Host, failure: HostFailure) -> None:
-        if failure.kind.refusal and host.level is Level.VERIFIED:
+        if failure.kind.refusal and not failure.kind.dane and host.level is Level.VERIFIED:
             self._refused[host.name] = host
 
     def _answer(self, visit: _Visit, recipient: Recipient, result: SendResult, facts: SessionFacts) -> None:
@@ -264,6 +265,7 @@ class DeliveryPlan:
                 phase=_further(result.phase, before.phase) if before else result.phase,
                 level=visit.host.level,
                 mx_match=visit.host.mx_match,
+                dane=visit.host.dane,
                 security=facts.security,
                 tls=facts.tls,
                 reply=last[0] if last else before.reply if before else None,
@@ -288,6 +290,7 @@ class DeliveryPlan:
             phase=Phase.CONNECT,
             level=visit.host.level,
             mx_match=visit.host.mx_match,
+            dane=visit.host.dane,
         )
 
     def _put(self, visit: _Visit, record: HostAttempt) -> None:
@@ -319,4 +322,5 @@ def _verdict(job: Job, recipient: Recipient, hosts: Sequence[HostAttempt], failu
         remote_mta=verdict.remote_mta,
         remote_address=verdict.remote_address,
         refused=verdict.refused,
+        refused_by_dane=verdict.refused_by_dane,
     )

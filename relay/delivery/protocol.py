@@ -16,6 +16,7 @@ from aiosmtplib import SMTP
 from aiosmtplib.protocol import SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
+from policy.tls_facts import TlsFailure
 from relay.delivery.deadline import Deadline
 from relay.delivery.replies import ReplyError, ReplyParser, clean
 from relay.queue.attempt import FailureKind
@@ -23,13 +24,19 @@ from relay.status import Reply
 
 
 class LinkError(Exception):
-    """The connection failed us. `reply` is set if it was a reply that ended it; `__cause__` has the foreign error."""
+    """The connection failed us. `reply` is set if it was a reply that ended it; `__cause__` has the foreign error.
 
-    def __init__(self, kind: FailureKind, detail: str, reply: Reply | None = None) -> None:
+    `tls` says what of a session was not as demanded, where a handshake came to its end.
+    """
+
+    def __init__(
+        self, kind: FailureKind, detail: str, reply: Reply | None = None, tls: TlsFailure | None = None
+    ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.reply = reply
+        self.tls = tls
 
 
 TLS_OVERHEAD = 512

@@ -1,4 +1,6 @@
-"""Where a message goes: MX, addresses and policy of its destination, asked side by side (RFC 5321 §5.1, RFC 8461 §5).
+"""Where a message goes: MX, addresses, TLSA records and policy, asked side by side.
+
+RFC 5321 §5.1 (MX), RFC 8461 §5 (policy), RFC 7672 §2.2 (TLSA records, once a host's addresses are known to be secure).
 
 No connection slot is held here: a slow DNS or policy host keeps nobody else waiting.
 """
@@ -6,17 +8,18 @@ No connection slot is held here: a slow DNS or policy host keeps nobody else wai
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Protocol
 
 from policy.address_guard import is_public
 from policy.answers import Answer, MxRecord, Resolver, Unknown
-from policy.decide import Enforcement
-from policy.findings import Findings
+from policy.dane_lookup import find_tlsa
+from policy.decide import DaneMode, Enforcement
+from policy.findings import Findings, TlsaFindings, TlsaUnknown
 from policy.names import IPAddress, parse_address_literal
-from relay.delivery.hosts import SMTP_PORT, Host, NextHop, Route, opportunistic, with_policy
+from relay.delivery.hosts import SMTP_PORT, Host, Judgement, NextHop, Route, judged, opportunistic
 from relay.delivery.mx_list import LOOP, LocatedHost, MxHost, addresses, below_ourselves, mx_hosts
 from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.message import Message, Origin
@@ -40,7 +43,7 @@ class Policies(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSettings:
-    """The tables [delivery] and [ndr] as the router needs them.
+    """The tables [delivery], [ndr], [mta_sts] and [dane] as the router needs them.
 
     `own_names` and `own_addresses` are the relay's own, for the loop check; an address counts as ours only if mail
     sent to it at `smtp_port` would come back to us. `ndr_route` takes the relay's own messages, in order.
@@ -51,7 +54,7 @@ class RouteSettings:
     own_addresses: frozenset[IPAddress] = frozenset()
     allow_private_addresses: bool = False
     ndr_route: tuple[NextHop, ...] = ()
-    enforcement: Enforcement = Enforcement.ENFORCE
+    judgement: Judgement = field(default_factory=Judgement)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,7 +100,8 @@ class Router:
         Never raises for what the network does; StoreError if the policies cannot be read.
         """
         if self.is_fixed(message):
-            return Route(hosts=tuple([await self._fixed_host(next_hop) for next_hop in self._settings.ndr_route]))
+            hosts = tuple([await self._fixed_host(next_hop) for next_hop in self._settings.ndr_route])
+            return Route(hosts=judged(hosts, None, self._settings.judgement))
         literal = parse_address_literal(destination)
         if literal is not None:
             return self._literal_route(destination, literal)
@@ -128,28 +132,41 @@ class Router:
                 # RFC 7505: a null MX ends it here, before any policy is fetched.
                 record.cancel()
                 return Route(failure=listed)
-        findings, answers = await self._ask(domain, listed)
-        located = [LocatedHost(host, answer) for host, answer in zip(listed, answers, strict=True)]
+        findings, located = await self._ask(domain, mx, listed)
         ahead = below_ourselves(located, self._settings.own_addresses)
         if not ahead:
             return Route(failure=LOOP)
-        hosts = tuple(self._host(host.mx.name, self._settings.smtp_port, host) for host in ahead)
+        hosts = tuple(self._host(host) for host in ahead)
         route = self._judged(hosts, findings)
         if len(ahead) == len(located):  # else a host was left out for an address that it may not have for ever
-            self._remember(domain, min(_ttl(mx), *map(_ttl, answers)), located, route)
+            self._remember(domain, min(_ttl(mx), *map(_located_lasts, located)), located, route)
         return route
 
-    async def _ask(self, domain: str, listed: tuple[MxHost, ...]) -> tuple[Findings | None, list[Answer[IPAddress]]]:
+    async def _ask(
+        self, domain: str, mx: Answer[MxRecord], listed: tuple[MxHost, ...]
+    ) -> tuple[Findings | None, list[LocatedHost]]:
         try:
             async with asyncio.TaskGroup() as group:
-                questions = [group.create_task(self._resolver.addresses(mx.name)) for mx in listed]
+                questions = [group.create_task(self._locate(domain, mx, host)) for host in listed]
                 findings = await self._findings(domain)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         return findings, [question.result() for question in questions]
 
+    async def _locate(self, domain: str, mx: Answer[MxRecord], host: MxHost) -> LocatedHost:
+        answer = await self._resolver.addresses(host.name)
+        return LocatedHost(host, answer, await self._tlsa(host.name, self._settings.smtp_port, answer, domain, mx))
+
+    async def _tlsa(
+        self, host: str, port: int, answer: Answer[IPAddress], domain: str, mx: Answer[MxRecord] | None
+    ) -> TlsaFindings | None:
+        """Ask for a host's TLSA records, unless they could make no difference."""
+        if self._settings.judgement.dane is DaneMode.OFF or isinstance(answer, Unknown):
+            return None
+        return await find_tlsa(self._resolver, host=host, port=port, addresses=answer, domain=domain, mx=mx)
+
     async def _ask_record(self, domain: str) -> None:
-        if self._settings.enforcement is not Enforcement.OFF:
+        if self._settings.judgement.enforcement is not Enforcement.OFF:
             await self._policies.ask_record(domain)
 
     def _listed(self, domain: str, answer: Answer[MxRecord]) -> tuple[MxHost, ...] | HostFailure:
@@ -186,22 +203,22 @@ class Router:
         return Route(hosts=tuple([host for _, host in drawn]), findings=route.findings, failure=route.failure)
 
     async def _findings(self, domain: str) -> Findings | None:
-        if self._settings.enforcement is Enforcement.OFF:
+        if self._settings.judgement.enforcement is Enforcement.OFF:
             return None
         return await self._policies.findings(domain)
 
     def _judged(self, hosts: tuple[Host, ...], findings: Findings | None) -> Route:
-        if findings is None:
-            return Route(hosts=hosts)
-        if findings.defer_until is not None and self._settings.enforcement is Enforcement.ENFORCE:
+        judgement = self._settings.judgement
+        if findings and findings.defer_until is not None and judgement.enforcement is Enforcement.ENFORCE:
             detail = findings.unknown.detail if findings.unknown else "no answer"
             failure = HostFailure(kind=FailureKind.POLICY_UNKNOWN, detail=detail)
             return Route(hosts=(), findings=findings, failure=failure)
-        return Route(hosts=with_policy(hosts, findings, self._settings.enforcement), findings=findings)
+        return Route(hosts=judged(hosts, findings, judgement), findings=findings)
 
-    def _host(self, name: str, port: int, located: LocatedHost) -> Host:
+    def _host(self, located: LocatedHost) -> Host:
+        name, port = located.mx.name, self._settings.smtp_port
         where = addresses(name, located.addresses, allowed=self._may_contact)
-        return Host(name=name, port=port, where=where, verdict=opportunistic(name))
+        return Host(name=name, port=port, where=where, verdict=opportunistic(name), tlsa=located.tlsa)
 
     def _may_contact(self, address: IPAddress) -> bool:
         return self._settings.allow_private_addresses or self._is_public(address)
@@ -221,14 +238,22 @@ class Router:
         if not isinstance(next_hop.host, str):
             name = str(next_hop.host)
             return Host(name=name, port=next_hop.port, where=(next_hop.host,), verdict=opportunistic(name))
-        answer = await self._resolver.addresses(next_hop.host)
-        where = addresses(next_hop.host, answer, allowed=lambda _: True)
-        return Host(name=next_hop.host, port=next_hop.port, where=where, verdict=opportunistic(next_hop.host))
+        name, port = next_hop.host, next_hop.port
+        answer = await self._resolver.addresses(name)
+        where = addresses(name, answer, allowed=lambda _: True)
+        tlsa = await self._tlsa(name, port, answer, name, None)
+        return Host(name=name, port=port, where=where, verdict=opportunistic(name), tlsa=tlsa)
 
 
 def _judgement_lasts(findings: Findings | None) -> float:
     """For how many seconds what the policy says may be used again: as long as there can be none, for ever."""
     return math.inf if findings is None else min(findings.lasts.total_seconds(), POLICY_SECONDS)
+
+
+def _located_lasts(host: LocatedHost) -> timedelta:
+    if host.tlsa is None:
+        return _ttl(host.addresses)
+    return timedelta(0) if isinstance(host.tlsa, TlsaUnknown) else min(host.tlsa.ttl, _ttl(host.addresses))
 
 
 def _ttl(answer: Answer[Any]) -> timedelta:

@@ -30,6 +30,13 @@ _RESULTS = {
 }
 
 
+_DANE_RESULT_TYPES = {
+    FailureKind.DNSSEC_BOGUS: ResultType.DNSSEC_INVALID,
+    FailureKind.TLSA_UNUSABLE: ResultType.TLSA_INVALID,
+    FailureKind.DANE_REQUIRED: ResultType.DANE_REQUIRED,
+}
+
+
 class Tally:
     """The delivery metrics."""
 
@@ -80,14 +87,17 @@ def _enforcement_failures(attempt: Attempt) -> Iterator[tuple[ResultType, str]]:
     for host in attempt.hosts:
         if host.testing_failure is not None:
             yield host.testing_failure.result_type, "testing"
-        elif host.level is Level.VERIFIED and host.failure is not None and host.failure.kind.refusal:
-            yield _result_type(host), "enforce"
+        elif (host.dane or host.level is Level.VERIFIED) and host.failure is not None and host.failure.kind.refusal:
+            by_dane = host.failure.kind.dane or host.level is not Level.VERIFIED
+            yield _result_type(host), "dane" if by_dane else "enforce"
 
 
 def _result_type(host: HostAttempt) -> ResultType:
     failure = host.failure
     if failure is not None and failure.tls is not None:
         return failure.tls.result_type
+    if failure is not None and failure.kind in _DANE_RESULT_TYPES:
+        return _DANE_RESULT_TYPES[failure.kind]
     if host.mx_match is MxMatch.NOT_MATCHED or (failure and failure.kind is FailureKind.HANDSHAKE):
         return ResultType.VALIDATION_FAILURE
     return ResultType.STARTTLS_NOT_SUPPORTED

@@ -36,6 +36,12 @@ class FailureKind(Enum):
     STARTTLS_MISSING = "starttls-missing"
     STARTTLS_REFUSED = "starttls-refused"
     HANDSHAKE = "handshake"
+    DANE_CERTIFICATE = "dane-certificate"
+    DANE_EXPIRED = "dane-certificate-expired"
+    DANE_NAME = "dane-certificate-name"
+    DNSSEC_BOGUS = "dnssec-bogus"
+    TLSA_UNUSABLE = "tlsa-unusable"
+    DANE_REQUIRED = "dane-required"
     POLICY_UNKNOWN = "policy-unknown"
     DNS_UNKNOWN = "dns-unknown"
     DOMAIN_ABSENT = "domain-absent"
@@ -58,8 +64,23 @@ class FailureKind(Enum):
         """Whether security is what refuses; it starts the shorter clock (decision 13) and ranks first in an NDR."""
         return self in _REFUSALS
 
+    @property
+    def dane(self) -> bool:
+        """Whether it is DANE that refuses, which no MTA-STS policy can mend (RFC 8461 §2)."""
+        return self in _DANE
 
-_REFUSALS = frozenset(
+
+_DANE = frozenset(
+    {
+        FailureKind.DANE_CERTIFICATE,
+        FailureKind.DANE_EXPIRED,
+        FailureKind.DANE_NAME,
+        FailureKind.DNSSEC_BOGUS,
+        FailureKind.TLSA_UNUSABLE,
+        FailureKind.DANE_REQUIRED,
+    }
+)
+_REFUSALS = _DANE | frozenset(
     {
         FailureKind.MX_NOT_IN_POLICY,
         FailureKind.CERTIFICATE,
@@ -71,11 +92,16 @@ _REFUSALS = frozenset(
 
 
 class Security(Enum):
-    """How a session was protected; the label of the deliveries metric."""
+    """How a session was protected; the label of the deliveries metric.
+
+    DANE: its certificate matches the host's TLSA records; DANE_STS: it also verifies as MTA-STS demands.
+    """
 
     PLAINTEXT = "plaintext"
     OPPORTUNISTIC = "opportunistic"
     STS = "sts"
+    DANE = "dane"
+    DANE_STS = "dane+sts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +122,8 @@ class HostAttempt:
     """One host (at one address, unless it was never contacted) in one attempt.
 
     `failure` None means that the host answered for every recipient that it was offered; what it answered is in
-    the outcomes. `testing_failure` is what a policy in testing mode would have refused (decision 6).
+    the outcomes. `testing_failure` is what a policy in testing mode would have refused (decision 6). `dane`: the
+    host's TLSA records were to be kept to, whatever its level.
     """
 
     mx_host: str
@@ -110,6 +137,7 @@ class HostAttempt:
     reply: Reply | None = None
     failure: HostFailure | None = None
     testing_failure: TlsFailure | None = None
+    dane: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +165,7 @@ class Outcome:
     """What one attempt meant for one recipient. Exactly one per recipient and attempt, or the attempt is void.
 
     `reply` is the remote's own, else None and `diagnostic` is ours. `refused`: security is what refuses.
+    `refused_by_dane`: and no MTA-STS policy, which therefore need not be looked up anew.
     `dsn_passed_on`: the next hop offers DSN and got the parameters, so success is its to report (RFC 3461 §5.2.1).
     """
 
@@ -149,6 +178,7 @@ class Outcome:
     remote_address: str | None = None
     security: Security | None = None
     refused: bool = False
+    refused_by_dane: bool = False
     dsn_passed_on: bool = False
 
 

@@ -24,6 +24,7 @@ class HostVerdict(NamedTuple):
     status: Status
     diagnostic: str
     refused: bool
+    refused_by_dane: bool
     reply: Reply | None
     remote_mta: str | None
     remote_address: str | None
@@ -34,12 +35,33 @@ _TLS_MISSING = (
     "starttls-not-supported: Destination mail server must support TLS to receive mail.",
 )
 
+_TLSA_INVALID = (Status(4, 7, 323), "tlsa-invalid: The domain failed DANE validation.")
+
 _VERDICTS = {
     FailureKind.MX_NOT_IN_POLICY: (Status(4, 4, 8), "MX hosts of {domain} failed MTA-STS validation"),
     FailureKind.CERTIFICATE: (Status(4, 7, 5), "Remote certificate failed MTA-STS validation. Reason: {reason}"),
     FailureKind.STARTTLS_MISSING: _TLS_MISSING,
     FailureKind.STARTTLS_REFUSED: _TLS_MISSING,
     FailureKind.HANDSHAKE: _TLS_MISSING,
+    FailureKind.DANE_CERTIFICATE: _TLSA_INVALID,
+    FailureKind.DANE_EXPIRED: (
+        Status(4, 7, 322),
+        "certificate-expired: Destination mail server's certificate is expired.",
+    ),
+    FailureKind.DANE_NAME: (
+        Status(4, 7, 325),
+        "certificate-host-mismatch: Remote certificate MUST have a name matching the hostname (DANE)",
+    ),
+    FailureKind.DNSSEC_BOGUS: (
+        Status(4, 7, 324),
+        "dnssec-invalid: Destination domain returned invalid DNSSEC records",
+    ),
+    FailureKind.TLSA_UNUSABLE: _TLSA_INVALID,
+    # What a route of the operator's demands and the domain does not offer (design §6).
+    FailureKind.DANE_REQUIRED: (
+        Status(4, 7, 320),
+        "dane-required: Destination mail server must be authenticated by DANE.",
+    ),
     FailureKind.POLICY_UNKNOWN: (Status(4, 4, 312), "DNS query failed for the MTA-STS record of {domain}"),
     FailureKind.DNS_UNKNOWN: (Status(4, 4, 312), "DNS query failed"),
     FailureKind.DOMAIN_ABSENT: (Status(5, 4, 310), "DNS domain {domain} does not exist"),
@@ -65,8 +87,8 @@ _UTF8_HEADER = (
     "Internationalized header fields cannot be sent: no SMTPUTF8 at {domain}",
 )
 
-# Without a policy a failed STARTTLS refuses nothing: the session merely broke off.
-_NEEDS_VERIFIED = frozenset(
+# Where nothing demands TLS, a failed STARTTLS refuses nothing: the session merely broke off.
+_NEEDS_DEMAND = frozenset(
     {
         FailureKind.CERTIFICATE,
         FailureKind.STARTTLS_MISSING,
@@ -111,7 +133,7 @@ def host_verdict(
 
 def _candidate(failure: HostFailure, host: HostAttempt | None) -> _Candidate:
     kind = failure.kind
-    if kind in _NEEDS_VERIFIED and (host is None or host.level is not Level.VERIFIED):
+    if kind in _NEEDS_DEMAND and not (host and (host.dane or host.level is Level.VERIFIED)):
         kind = FailureKind.BROKEN_OFF
     return _Candidate(kind, failure, host)
 
@@ -122,11 +144,13 @@ def _verdict(candidate: _Candidate, domain: str, utf8_path: bool) -> HostVerdict
     mta = contacted.mx_host if contacted else None
     address = contacted.address if contacted else None
     if kind is FailureKind.REPLY and failure.reply:
-        return HostVerdict(failure.reply.status.as_class(4), str(failure.reply), False, failure.reply, mta, address)
+        status = failure.reply.status.as_class(4)
+        return HostVerdict(status, str(failure.reply), False, False, failure.reply, mta, address)
     status, text = _UTF8_HEADER if kind is FailureKind.SMTPUTF8 and not utf8_path else _VERDICTS[kind]
     reason = failure.tls.reason if failure.tls else "Unknown"
     diagnostic = text.format(domain=domain, reason=reason) + _suffix(failure, contacted)
-    return HostVerdict(status, diagnostic, kind.refusal, None, mta, address)
+    by_dane = kind.refusal and (kind.dane or host is None or host.level is not Level.VERIFIED)
+    return HostVerdict(status, diagnostic, kind.refusal, by_dane, None, mta, address)
 
 
 def _suffix(failure: HostFailure, contacted: HostAttempt | None) -> str:

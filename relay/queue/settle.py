@@ -101,7 +101,7 @@ def _judge(
     expired = now >= expires_at(job, settings, refused=outcome.refused)
     status, diagnostic = outcome.status.as_class(4), outcome.diagnostic
     verdict, unchecked = Verdict.QUEUED, False
-    if outcome.refused and not attempt.record_checked:
+    if outcome.refused and not (outcome.refused_by_dane or attempt.record_checked):
         # RFC 8461 §5: not before the record was looked at past our caches. The next attempt looks.
         unchecked = expired
     elif outcome.action is Action.FAILED:

@@ -1,13 +1,14 @@
 """Ready words for the recipient's postmaster: what is wrong with their policy or server, what to change. **Pure.**
 
-RFC 8461 §4.1 and §4.2; §8.3 on changing MX records and policy together.
+RFC 8461 §4.1 and §4.2; §8.3 on changing MX records and policy together. RFC 7671 §8.1 on changing certificates and
+TLSA records together.
 """
 
 from collections.abc import Iterator
 
-from policy.requirement import ResultType
+from policy.requirement import Level, ResultType
 from policy.tls_facts import CertificateFacts, TlsFailure
-from relay.queue.attempt import Attempt, FailureKind, HostAttempt, PolicyFacts
+from relay.queue.attempt import Attempt, FailureKind, HostAttempt, HostFailure, PolicyFacts
 from relay.reports.fields import clean
 
 _MAX_SHOWN = 10
@@ -58,7 +59,7 @@ def _host_remedy(host: HostAttempt) -> Iterator[str]:
         yield _certificate_remedy(name, failure.tls)
     elif _failed(host, FailureKind.STARTTLS_MISSING, FailureKind.STARTTLS_REFUSED):
         yield (
-            f"Your mail host {name} does not let us use STARTTLS, which your MTA-STS policy demands. Turn STARTTLS on, "
+            f"Your mail host {name} does not let us use STARTTLS, which your {_demands(host)}. Turn STARTTLS on, "
             f"with a certificate for {name}, and see that no firewall in front of it removes STARTTLS."
         )
     elif _failed(host, FailureKind.HANDSHAKE) and failure:
@@ -66,6 +67,31 @@ def _host_remedy(host: HostAttempt) -> Iterator[str]:
             f"The TLS handshake with your mail host {name} fails ({clean(failure.detail, 200)}). It has to offer "
             f"TLS 1.2 or later with a certificate for {name}."
         )
+    elif failure and failure.kind.dane and failure.kind is not FailureKind.DANE_REQUIRED:
+        yield _dane_remedy(name, failure)
+
+
+def _demands(host: HostAttempt) -> str:
+    return "MTA-STS policy demands" if host.level is Level.VERIFIED else "TLSA records (DANE) demand"
+
+
+def _dane_remedy(name: str, failure: HostFailure) -> str:
+    detail = clean(failure.detail, 300)
+    match failure.kind:
+        case FailureKind.DNSSEC_BOGUS:
+            return (
+                f"DNSSEC fails for the TLSA records of your mail host {name} ({detail}). See that the signatures of "
+                "the zone are not out of date, and that its DS record belongs to a key that signs it."
+            )
+        case FailureKind.DANE_EXPIRED:
+            return f"The certificate of your mail host {name} expired. Renew it and let the mail server load it."
+        case FailureKind.DANE_NAME:
+            return f"The certificate of your mail host {name} does not name it: {detail}."
+        case _:
+            return (
+                f"Your mail host {name} does not agree with its TLSA records: {detail}. Publish a TLSA record for the "
+                "certificate that it shows, and before the next change of certificate the new record beside the old."
+            )
 
 
 def _certificate_remedy(name: str, failure: TlsFailure) -> str:

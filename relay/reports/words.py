@@ -63,11 +63,56 @@ OWN: dict[tuple[int, int], Words] = {
     ),
     (7, 321): Words(
         "The mail server of {domain} offers no working encryption, although the domain's own security policy "
-        "(MTA-STS) demands it. Your message would have travelled readable for others, so it was not handed over.",
+        "(MTA-STS or DANE) demands it. Your message would have travelled readable for others, so it was not handed "
+        "over.",
         _ASK_ADMIN,
         Fixer.RECIPIENT_ADMIN,
-        "The MX host does not offer STARTTLS, refuses it, or the TLS handshake fails (RFC 8461 section 5). If "
-        "the server does offer it, look for a firewall in between that removes STARTTLS from the EHLO reply.",
+        "The MX host does not offer STARTTLS, refuses it, or the TLS handshake fails (RFC 8461 section 5, RFC 7672 "
+        "section 2.2). If the server does offer it, look for a firewall in between that removes STARTTLS from the "
+        "EHLO reply.",
+    ),
+    (7, 320): Words(
+        "Mail to {domain} may only be handed to servers that prove who they are by way of DANE, as your own "
+        "organisation has decided. No such server could be reached, so your message was not handed over.",
+        _TELL_OURS,
+        Fixer.EITHER_ADMIN,
+        "A route demands DANE, and DNSSEC shows no TLSA records of the MX host (RFC 7672 section 6). Either the domain "
+        "has stopped publishing them, or the resolver of this relay does not validate.",
+    ),
+    (7, 322): Words(
+        "The certificate of the mail server of {domain} has expired. By its security records (DANE) {domain} asks that "
+        "no mail be handed over then, because somebody else might be reading it. So your message was not handed over.",
+        _ASK_ADMIN,
+        Fixer.RECIPIENT_ADMIN,
+        "A TLSA record with usage 2 (DANE-TA) stands for the host's CA, and the certificate below it is out of date "
+        "(RFC 7672 section 3.1.2). Renew it; the record can stay.",
+    ),
+    (7, 323): Words(
+        "The mail server of {domain} could not prove that it is the right one: its certificate is not the one that "
+        "the domain's security records (DANE) announce. Nobody can tell from outside whether that is an oversight or "
+        "an attempt to intercept mail, so your message was not handed over.",
+        _ASK_ADMIN,
+        Fixer.RECIPIENT_ADMIN,
+        "No TLSA record of the MX host stands for the certificate that it shows, or none can be used (RFC 7672 section "
+        "2.2). Most often a certificate was renewed with a new key and the record was not. Publish the record of the "
+        "new certificate beside the old one, wait for the TTL to pass, and only then change the certificate.",
+    ),
+    (7, 324): Words(
+        "The signed domain entries (DNSSEC) of {domain} or of its mail server are not valid. Nobody can tell from "
+        "outside whether that is an oversight or an attempt to intercept mail, so your message was not handed over.",
+        _ASK_ADMIN,
+        Fixer.RECIPIENT_ADMIN,
+        "The answer about the MX host's TLSA records fails DNSSEC validation (RFC 7672 section 2.1.2): expired "
+        "signatures, or a DS record that no key of the zone matches. A tool such as dnsviz.net shows where.",
+    ),
+    (7, 325): Words(
+        "The certificate of the mail server of {domain} is made out to another name. By its security records (DANE) "
+        "{domain} asks that no mail be handed over then, so your message was not handed over.",
+        _ASK_ADMIN,
+        Fixer.RECIPIENT_ADMIN,
+        "A TLSA record with usage 2 (DANE-TA) stands for the host's CA, and the certificate below it names neither the "
+        "MX host nor the domain (RFC 7672 section 3.2.2). It needs the MX host's name as a DNS name in its "
+        "subjectAltName.",
     ),
     (4, 312): Words(
         "The name servers (DNS) of {domain} give no usable answer, so its mail servers cannot be found.",

@@ -136,7 +136,11 @@ def test_what_is_rendered_reads_back_the_same() -> None:
     [
         ("[relay]\nhostnam = 'x'", "line 2: relay.hostnam: unknown key"),
         ("[relays]\nhostname = 'x'", "line 1: relays: unknown table"),
-        ("[dane]\nmode = 'off'", "line 1: dane: unknown table"),
+        ("[dane]\nmode = 'mandatory'", "line 2: dane.mode: must be 'opportunistic' or 'off'"),
+        (
+            "[dane]\nmode = 'off'\nprecedence = 'dane-first'",
+            'line 3: dane.precedence: has no use with mode = "off"',
+        ),
         ("[requiretls]\nmode = 'off'", "line 1: requiretls: unknown table"),
         ("[tlsrpt]\nmode = 'off'", "line 1: tlsrpt: unknown table"),
         ("[[route]]\ndomains = ['x']", "line 1: route: unknown table"),

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from ipaddress import ip_address
 
@@ -19,7 +19,7 @@ from policy.names import IPAddress
 from policy.requirement import Level, MxMatch, ResultType
 from policy.tls_facts import TlsFailure, TlsSession
 from relay.delivery.dispatcher import Dispatcher, DispatchSettings
-from relay.delivery.hosts import NextHop
+from relay.delivery.hosts import Judgement, NextHop
 from relay.delivery.notices import NoticeWriter
 from relay.delivery.route import Policies, Router, RouteSettings
 from relay.delivery.seam import HostError, Parcel, SendResult, SessionFacts, Target
@@ -208,6 +208,14 @@ def policy_body(mode: str, *mx: str, max_age: int = 604800) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode()
 
 
+class DirectResolver(FakeResolver):
+    """A host whose answer says nothing else is no alias."""
+
+    async def addresses(self, host: str) -> Answer[IPAddress]:
+        answer = await super().addresses(host)
+        return replace(answer, canonical_name=answer.canonical_name or host) if isinstance(answer, Found) else answer
+
+
 class RecordingStore(MemoryQueueStore):
     """Remembers settlements, and fails as many as it is told to."""
 
@@ -265,7 +273,7 @@ class World:
     clock: ManualClock = field(default_factory=ManualClock)
 
     def __post_init__(self) -> None:
-        self.resolver = FakeResolver()
+        self.resolver = DirectResolver()
         self.fetcher = FakeFetcher()
         self.policies = PolicyService(
             resolver=self.resolver, fetcher=self.fetcher, store=MemoryPolicyStore(), clock=self.clock
@@ -280,7 +288,7 @@ class World:
             resolver=self.resolver,
             policies=self.wrapped(self.policies),
             settings=RouteSettings(
-                enforcement=self.enforcement,
+                judgement=Judgement(enforcement=self.enforcement),
                 ndr_route=self.ndr_route,
                 own_names=self.own_names,
                 own_addresses=self.own_addresses,

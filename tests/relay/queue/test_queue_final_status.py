@@ -27,6 +27,7 @@ def host(
     detail: str = "",
     reply: Reply | None = None,
     tls: TlsFailure | None = None,
+    dane: bool = False,
 ) -> HostAttempt:
     return HostAttempt(
         mx_host=name,
@@ -36,6 +37,7 @@ def host(
         level=level,
         mx_match=MxMatch.NO_POLICY,
         failure=HostFailure(kind=kind, detail=detail, reply=reply, tls=tls),
+        dane=dane,
     )
 
 
@@ -102,7 +104,7 @@ def test_no_host_to_try(kind: FailureKind, status: str, text: str) -> None:
 def test_mx_not_in_policy_names_the_domain_and_no_host() -> None:
     found = verdict(host(FailureKind.MX_NOT_IN_POLICY, Phase.ROUTE, address=None))
     assert found == HostVerdict(
-        Status(4, 4, 8), "MX hosts of example.test failed MTA-STS validation", True, None, None, None
+        Status(4, 4, 8), "MX hosts of example.test failed MTA-STS validation", True, False, None, None, None
     )
 
 
@@ -185,3 +187,32 @@ def test_every_kind_of_failure_has_a_verdict() -> None:
         found = verdict(host(kind))
         assert found.status.class_ in (4, 5)
         assert "{" not in found.diagnostic
+
+
+BY_DANE = [
+    (FailureKind.DANE_EXPIRED, "4.7.322", "certificate-expired: "),
+    (FailureKind.DANE_CERTIFICATE, "4.7.323", "tlsa-invalid: "),
+    (FailureKind.TLSA_UNUSABLE, "4.7.323", "tlsa-invalid: "),
+    (FailureKind.DNSSEC_BOGUS, "4.7.324", "dnssec-invalid: "),
+    (FailureKind.DANE_NAME, "4.7.325", "certificate-host-mismatch: "),
+    (FailureKind.DANE_REQUIRED, "4.7.320", "dane-required: "),
+    (FailureKind.STARTTLS_MISSING, "4.7.321", "starttls-not-supported: "),
+    (FailureKind.HANDSHAKE, "4.7.321", "starttls-not-supported: "),
+]
+
+
+@pytest.mark.rfc("7672-2.2-d")
+@pytest.mark.parametrize(("kind", "status", "begins"), BY_DANE)
+def test_what_dane_refuses_is_temporary_and_no_policy_could_mend_it(
+    kind: FailureKind, status: str, begins: str
+) -> None:
+    found = verdict(host(kind, level=Level.OPPORTUNISTIC, detail="why", dane=True))
+    assert (str(found.status), found.diagnostic.startswith(begins)) == (status, True)
+    assert "[Message=why]" in found.diagnostic
+    assert (found.refused, found.refused_by_dane) == (True, True)
+
+
+def test_where_a_policy_demands_tls_as_well_it_is_looked_up_anew() -> None:
+    found = verdict(host(FailureKind.STARTTLS_MISSING, level=Level.VERIFIED, dane=True))
+    assert (found.refused, found.refused_by_dane) == (True, False)
+    assert verdict(host(FailureKind.DANE_CERTIFICATE, level=Level.VERIFIED, dane=True)).refused_by_dane
