@@ -10,11 +10,12 @@ _HEX = [f"={octet:02X}".encode() for octet in range(256)]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One body part: media type with its parameters, body, content-transfer-encoding."""
+    """One body part: media type with its parameters, body, content-transfer-encoding; an attachment has a filename."""
 
     content_type: str
     body: bytes
     encoding: str = "7bit"
+    filename: str = ""
 
 
 def is_seven_bit(octets: bytes) -> bool:
@@ -63,9 +64,10 @@ def multipart(fields: list[str], report_type: str, parts: list[Part], name: str)
     ]
     chunks = ["".join(f"{field}\r\n" for field in header).encode(), b"\r\n"]
     for part in parts:
-        encoding = f"Content-Transfer-Encoding: {part.encoding}"
-        chunks += [f"--{boundary}\r\nContent-Type: {part.content_type}\r\n{encoding}\r\n\r\n".encode(), part.body]
-        chunks.append(b"\r\n")
+        own = [f"--{boundary}", f"Content-Type: {part.content_type}", f"Content-Transfer-Encoding: {part.encoding}"]
+        if part.filename:
+            own.append(f'Content-Disposition: attachment;\r\n filename="{part.filename}"')
+        chunks += ["".join(f"{line}\r\n" for line in own).encode(), b"\r\n", part.body, b"\r\n"]
     chunks.append(f"--{boundary}--\r\n".encode())
     return b"".join(chunks)
 
