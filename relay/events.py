@@ -279,6 +279,16 @@ def policy_unknown_given_up(policy_domain: str) -> None:
     log.warning("policy.unknown_given_up", extra={"policy_domain": policy_domain})
 
 
+def dane_inactive(reason: str) -> None:
+    """The resolver vouches for no answer, so that no host has TLSA records to keep to: DANE protects nothing."""
+    log.warning("dane.inactive", extra={"reason": reason, "setting": "dns.nameservers, dns.trust_ad"})
+
+
+def dane_active() -> None:
+    """The resolver validates: TLSA records are kept to."""
+    log.info("dane.active")
+
+
 # -- delivery -------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +359,7 @@ def _outcome_fields(outcome: Outcome, host: HostAttempt | None) -> dict[str, obj
         "address": outcome.remote_address,
         "reply": str(outcome.reply) if outcome.reply else None,
         "security": outcome.security.value if outcome.security else None,
+        "dane": host.dane.value if host and host.dane else None,
         "tls_version": tls.version if tls else None,
         "tls_cipher": tls.cipher if tls else None,
         "refused_by_policy": outcome.refused,

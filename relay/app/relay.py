@@ -16,6 +16,7 @@ from relay.admin.endpoints import always, endpoints
 from relay.admin.server import AdminServer
 from relay.app import plain
 from relay.app.clock import SystemClock
+from relay.app.dane_probe import watch_dnssec
 from relay.app.health import Health
 from relay.app.ndr_route import bad_ndr_routes
 from relay.app.operating import new_incarnation
@@ -207,6 +208,13 @@ class Relay:
         if self._leads:
             self._run_refresher()
             self._run_ndr_route_check()
+            self._run("dane probe", self._watch_dnssec())
+
+    async def _watch_dnssec(self) -> None:
+        if self.settings.dane.mode == "off":
+            self.metrics.dane_active.set(0)
+            return
+        await watch_dnssec(self._outbound.resolver, self._clock, self.metrics)
 
     def _run_refresher(self) -> None:
         refresher = PolicyRefresher(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from policy.decide import DaneMode, Enforcement, Precedence, decide
-from policy.findings import Findings, TlsaFindings
+from policy.findings import Findings, SecureTlsa, TlsaFindings
 from policy.names import IPAddress, to_host
 from policy.requirement import Level, MxMatch, Refusal, RefusalReason, Requirement
-from relay.queue.attempt import FailureKind, HostFailure
+from relay.queue.attempt import DaneScope, FailureKind, HostFailure
 
 SMTP_PORT = 25
 
@@ -79,11 +79,16 @@ class Host:
         return MxMatch.NOT_MATCHED if not_matched else MxMatch.NO_POLICY
 
     @property
-    def dane(self) -> bool:
-        """Whether DANE has a say in how the host is used, or in that it is not."""
+    def dane(self) -> DaneScope | None:
+        """What DANE secures here, if it has a say in how the host is used, or in that it is not."""
         if isinstance(self.verdict, Requirement):
-            return self.verdict.dane is not None
-        return self.verdict.reason is not RefusalReason.MX_NOT_IN_POLICY
+            has_say = self.verdict.dane is not None
+        else:
+            has_say = self.verdict.reason is not RefusalReason.MX_NOT_IN_POLICY
+        if not has_say:
+            return None
+        # RFC 7672 §2.2.1: where the MX record is not secure, nobody knows that this host is who was meant.
+        return DaneScope.DOMAIN if isinstance(self.tlsa, SecureTlsa) and self.tlsa.mx_secure else DaneScope.HOST
 
 
 _REFUSALS = {

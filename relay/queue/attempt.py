@@ -104,6 +104,13 @@ class Security(Enum):
     DANE_STS = "dane+sts"
 
 
+class DaneScope(Enum):
+    """What the DNSSEC of a host with TLSA records secures: the way from the mail domain to it, or the host alone."""
+
+    DOMAIN = "domain"
+    HOST = "host"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFailure:
     """Why one host could not take the message. Concerns the host, not the recipient.
@@ -123,7 +130,7 @@ class HostAttempt:
 
     `failure` None means that the host answered for every recipient that it was offered; what it answered is in
     the outcomes. `testing_failure` is what a policy in testing mode would have refused (decision 6). `dane`: the
-    host's TLSA records were to be kept to, whatever its level.
+    host's TLSA records were to be kept to, whatever its level; None if there are none.
     """
 
     mx_host: str
@@ -137,7 +144,7 @@ class HostAttempt:
     reply: Reply | None = None
     failure: HostFailure | None = None
     testing_failure: TlsFailure | None = None
-    dane: bool = False
+    dane: DaneScope | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import pytest
 
 from policy.requirement import Level, MxMatch, ResultType
 from policy.tls_facts import TlsFailure
-from relay.queue.attempt import FailureKind, HostAttempt, HostFailure, Phase
+from relay.queue.attempt import DaneScope, FailureKind, HostAttempt, HostFailure, Phase
 from relay.queue.final_status import HostVerdict, host_verdict
 from relay.status import Reply, Status
 
@@ -27,7 +27,7 @@ def host(
     detail: str = "",
     reply: Reply | None = None,
     tls: TlsFailure | None = None,
-    dane: bool = False,
+    dane: DaneScope | None = None,
 ) -> HostAttempt:
     return HostAttempt(
         mx_host=name,
@@ -206,13 +206,13 @@ BY_DANE = [
 def test_what_dane_refuses_is_temporary_and_no_policy_could_mend_it(
     kind: FailureKind, status: str, begins: str
 ) -> None:
-    found = verdict(host(kind, level=Level.OPPORTUNISTIC, detail="why", dane=True))
+    found = verdict(host(kind, level=Level.OPPORTUNISTIC, detail="why", dane=DaneScope.HOST))
     assert (str(found.status), found.diagnostic.startswith(begins)) == (status, True)
     assert "[Message=why]" in found.diagnostic
     assert (found.refused, found.refused_by_dane) == (True, True)
 
 
 def test_where_a_policy_demands_tls_as_well_it_is_looked_up_anew() -> None:
-    found = verdict(host(FailureKind.STARTTLS_MISSING, level=Level.VERIFIED, dane=True))
+    found = verdict(host(FailureKind.STARTTLS_MISSING, level=Level.VERIFIED, dane=DaneScope.DOMAIN))
     assert (found.refused, found.refused_by_dane) == (True, False)
-    assert verdict(host(FailureKind.DANE_CERTIFICATE, level=Level.VERIFIED, dane=True)).refused_by_dane
+    assert verdict(host(FailureKind.DANE_CERTIFICATE, level=Level.VERIFIED, dane=DaneScope.HOST)).refused_by_dane
