@@ -7,12 +7,14 @@ commit under way.
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import Enum
 from typing import Protocol
 
+from policy.tlsrpt import Endpoint
 from relay.queue.attempt import Attempt
 from relay.queue.message import HoldReason, Job, Message, NewMessage, Notify, State, StoredContent
+from relay.queue.tls_results import TlsResult
 from relay.status import Status
 
 
@@ -233,3 +235,81 @@ class QueueStore(Protocol):
     async def close(self) -> None:
         """Return this process's leases uncharged and close."""
         ...
+
+
+class DeliveryState(Enum):
+    """How far the sending of one report to one endpoint is (RFC 8460 §5.5). The last two are final."""
+
+    WAITING = "waiting"
+    IN_FLIGHT = "in-flight"
+    ACCEPTED = "accepted"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedReport:
+    """A report that will be sent: its id, and for each endpoint the queue id that its mail will have, if it is mail.
+
+    `deliveries` is empty for a domain that takes no reports; planning it says that this was looked at.
+    """
+
+    day: date
+    domain: str
+    unique_id: str
+    deliveries: tuple[tuple[Endpoint, str], ...]
+    first_attempt_at: datetime
+    give_up_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportDelivery:
+    """One report on its way to one endpoint. `attempts` counts those that were started."""
+
+    day: date
+    domain: str
+    unique_id: str
+    number: int
+    endpoint: Endpoint
+    queue_id: str
+    state: DeliveryState
+    attempts: int
+    next_attempt_at: datetime
+    give_up_at: datetime
+
+
+class ReportStore(Protocol):
+    """TLS sessions that no settlement tells of, and the reports: planned once, each delivery started before it is sent.
+
+    A delivery moves waiting -> in-flight -> accepted, dropped or waiting again; a move from any other state raises
+    StoreError, so that two processes never send the same.
+    """
+
+    async def record(self, results: Sequence[TlsResult]) -> None:
+        """Add to what was counted."""
+        ...
+
+    async def plan(self, report: PlannedReport) -> bool:
+        """Fix where a report goes, before any of it is sent. False, and nothing done, if that has been fixed before."""
+        ...
+
+    async def is_planned(self, day: date, domain: str) -> bool: ...
+
+    async def due(self, now: datetime, limit: int) -> Sequence[ReportDelivery]:
+        """Return waiting deliveries whose time has come, in its order."""
+        ...
+
+    async def in_flight(self, limit: int) -> Sequence[ReportDelivery]:
+        """Return deliveries of which it is not known how they ended; asked for at start."""
+        ...
+
+    async def start(self, delivery: ReportDelivery) -> None: ...
+
+    async def retry(self, delivery: ReportDelivery, at: datetime) -> None: ...
+
+    async def finish(self, delivery: ReportDelivery, *, accepted: bool) -> None: ...
+
+    async def forget(self, before: date) -> int:
+        """Remove reports and results of the days before this one; return how many rows of results went."""
+        ...
+
+    async def close(self) -> None: ...
