@@ -149,7 +149,7 @@ class LabDns:
     def sign(self, domain: str) -> None:
         """Set AD on answers about this domain and all below it, where the client asks for it (RFC 6840 §5.7).
 
-        An alias counts as signed only if all that it leads to is signed too (RFC 4035 §3.2.3).
+        An alias counts as signed only if all that it leads to is signed too (RFC 4035 §3.2.3). The root always is.
         """
         self._authentic.add(_name(domain))
 
@@ -235,7 +235,9 @@ class LabDns:
         asks = bool(query.flags & dns.flags.AD) or bool(query.ednsflags & dns.flags.DO)
         aliases = [rrset for rrset in response.answer if rrset.rdtype == RdataType.CNAME]
         names = [query.question[0].name, *(rrset[0].target for rrset in aliases)]
-        return asks and all(any(name.is_subdomain(domain) for domain in self._authentic) for name in names)
+        return asks and all(
+            name == dns.name.root or any(name.is_subdomain(domain) for domain in self._authentic) for name in names
+        )
 
 
 def _to_wire(response: dns.message.Message, query: dns.message.Message, *, tcp: bool) -> bytes:

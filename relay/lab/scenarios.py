@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from relay.lab.ca import CertificateKind
+from relay.lab.ca import CertificateKind, tlsa_record
+from relay.lab.dns import DnsFault
 from relay.lab.internet import Lab
 from relay.lab.mx_behaviour import Handshake, MxBehaviour, Phase, greylist
 from relay.lab.policy_host import WELL_KNOWN, PolicySite
@@ -31,11 +32,13 @@ class Outcome(Enum):
 
 
 class Security(Enum):
-    """How the session was protected that delivered the message; STS: by a policy in enforce mode."""
+    """How the session was protected that delivered the message; STS: by a policy in enforce mode, DANE: by TLSA."""
 
     PLAINTEXT = "plaintext"
     OPPORTUNISTIC = "opportunistic"
     STS = "sts"
+    DANE = "dane"
+    DANE_STS = "dane+sts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +219,25 @@ async def _policy_is_corrected(lab: Lab, domain: str) -> None:
     lab.domains[domain].publish(_at(domain, replace(_ENFORCE, id="2")))
 
 
+async def _tlsa_records(lab: Lab, domain: str) -> None:
+    """Sign the domain, and let each of its hosts have the TLSA record of its certificate."""
+    lab.dns.sign(domain)
+    for name, host in lab.hosts.items():
+        if name.endswith(f".{domain}"):
+            certificate = lab.ca.identity(host.behaviour.certificate, name).certificate
+            lab.dns.tlsa(name, tlsa_record(3, 1, 1, certificate), port=lab.smtp_port)
+
+
+async def _tlsa_of_another(lab: Lab, domain: str) -> None:
+    await _tlsa_records(lab, domain)
+    lab.dns.tlsa(f"mx1.{domain}", tlsa_record(3, 1, 1, lab.ca.root.certificate), port=lab.smtp_port)
+
+
+async def _tlsa_bogus(lab: Lab, domain: str) -> None:
+    await _tlsa_records(lab, domain)
+    lab.dns.override(f"_{lab.smtp_port}._tcp.mx1.{domain}", "TLSA", DnsFault.BOGUS)
+
+
 _ENFORCE = PolicySite(mode="enforce", mx=("mx1", "mx2"))
 _GOOD = MxBehaviour()
 _SELF_SIGNED = MxBehaviour(certificate=CertificateKind.SELF_SIGNED)
@@ -352,6 +374,58 @@ SCENARIOS: tuple[Scenario, ...] = (
         policy=PolicySite(mx=["elsewhere"]),
         first=deferred("4.4.8"),
         between=_policy_is_corrected,
+    ),
+    _case(
+        "dane",
+        "TLSA record; certificate self-signed",
+        "delivered, authenticated",
+        delivered(Security.DANE),
+        _SELF_SIGNED,
+        then=_tlsa_records,
+    ),
+    _case(
+        "dane-and-sts",
+        "nothing; TLSA record and enforce",
+        "delivered, verified by both",
+        delivered(Security.DANE_STS),
+        _GOOD,
+        policy=_ENFORCE,
+        then=_tlsa_records,
+    ),
+    _case(
+        "dane-mismatch",
+        "TLSA record of another certificate; enforce, kept to",
+        _ENFORCED,
+        deferred("4.7.323"),
+        _GOOD,
+        policy=_ENFORCE,
+        then=_tlsa_of_another,
+    ),
+    _case(
+        "dane-no-starttls",
+        "TLSA record; no STARTTLS",
+        _ENFORCED,
+        deferred("4.7.321"),
+        MxBehaviour(offers_starttls=False),
+        then=_tlsa_records,
+    ),
+    _case(
+        "dane-bogus",
+        "TLSA record does not validate",
+        "deferred, not contacted",
+        deferred("4.7.324"),
+        _GOOD,
+        then=_tlsa_bogus,
+    ),
+    _case(
+        "dane-second-mx",
+        "TLSA record of the first MX does not validate, second good",
+        "delivered to the second",
+        delivered(Security.DANE),
+        _GOOD,
+        _GOOD,
+        then=_tlsa_bogus,
+        taken_by="mx2",
     ),
     _case("null-mx", "null MX", "NDR at once", failed("5.1.10"), then=_null_mx),
     _case("no-mx", "no MX, only an address", "delivered", _OPPORTUNISTIC, then=_address_only),
