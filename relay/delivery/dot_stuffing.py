@@ -1,5 +1,7 @@
 """Content on its way out: dots doubled, CRLF and nothing else (RFC 5321 §4.5.2, §2.3.8). **Pure.**"""
 
+_NO_NEWLINES = bytes(octet for octet in range(256) if octet not in b"\r\n")
+
 
 class BareNewlineError(Exception):
     """Content that was committed holds a bare CR or LF: a fault of ours, and never sent (SMTP smuggling)."""
@@ -14,9 +16,10 @@ class DotStuffer:
     def feed(self, piece: bytes) -> bytes:
         """Return the octets to send for `piece`. Raises BareNewlineError."""
         text = self._tail + piece
-        # A CR at the very end may still be followed by its LF; `finish` sees to it. The tail itself was checked.
-        begun = text.endswith(b"\r")
-        if not text.count(b"\r\n", 1) == text.count(b"\n", 2) == text.count(b"\r", 1) - begun:
+        # The LF at the start of a tail was checked with its CR. A CR at the very end may still be followed by its LF;
+        # `finish` sees to it.
+        of_others = text.startswith(b"\n") + text.endswith(b"\r")
+        if len(text.translate(None, _NO_NEWLINES)) != 2 * text.count(b"\r\n") + of_others:
             raise BareNewlineError("content with a bare CR or LF")
         self._tail = text[-2:]
         return text.replace(b"\r\n.", b"\r\n..")[2:]

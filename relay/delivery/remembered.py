@@ -23,4 +23,5 @@ class RememberedHosts:
         self._hosts[target.mx_host, target.address, target.port] = None
 
     def __contains__(self, target: Target) -> bool:
-        return (target.mx_host, target.address, target.port) in self._hosts
+        # Nothing is known of most hosts, and this is asked for each message.
+        return self._hosts.currsize > 0 and (target.mx_host, target.address, target.port) in self._hosts

@@ -6,6 +6,7 @@ Text is cleaned where it enters, so that it can go into logs, stores and NDRs as
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from relay.status import Reply
 
@@ -64,9 +65,9 @@ class ReplyParser:
         code, separator, text = match.groups(b"")
         if self._code and code != self._code:
             raise ReplyError(f"a reply that begins with {self._code.decode()} and goes on with {code.decode()}")
-        line_text = clean(text)
         if separator != b"-" and not self._code:
-            return Reply(int(code), (line_text,))
+            return _single_line(code, text)
+        line_text = clean(text)
         self._lines.append(line_text[: max(0, MAX_TEXT_IN_ALL - self._characters)])
         self._characters += len(line_text)
         self._octets += end - start
@@ -78,6 +79,12 @@ class ReplyParser:
         lines = tuple(self._lines)
         self._code, self._lines, self._octets, self._characters = b"", [], 0, 0
         return Reply(int(code), lines)
+
+
+@lru_cache(256)
+def _single_line(code: bytes, text: bytes) -> Reply:
+    """Hosts say the same again and again."""
+    return Reply(int(code), (clean(text),))
 
 
 def _what_is_wrong(line: bytes) -> str:

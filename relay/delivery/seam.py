@@ -15,12 +15,22 @@ from relay.status import Reply
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One address of one host, and the conditions under which it may be given mail. The pool's key is all of it."""
+    """One address of one host, and the conditions under which it may be given mail. The pool's key is all of it.
+
+    It is looked for several times a message, so its hash is kept.
+    """
 
     mx_host: str
     address: IPAddress
     port: int
     requirement: Requirement
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.mx_host, self.address, self.port, self.requirement)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,11 @@
 
 RFC 5321 §3.3, RFC 2920 (pipelining), RFC 9422 (LIMITS). Replies are told apart by counting alone; each has the limit
 of its phase, from the reply before it.
+
+Limits: content goes by DATA alone. BDAT (RFC 3030) in one flight with its envelope would save a seventh of the CPU time
+and, on a connection that is not busy, a round trip. But it is content that nobody has asked for yet: a host that
+refuses the recipients and then does not skip it takes what somebody else wrote for commands; and a connection that
+breaks leaves all messages on their way in doubt, not one.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -256,15 +261,18 @@ class Transaction:
     def _result(self) -> SendResult:
         if self._failure is not None and not self._replies and not self._dot_sent:
             raise HostError(self._failure, self._phase)
-        settled = self._replies.keys() | set(self._postponed)
-        unanswered = any(one.id not in settled for one in self._parcel.recipients)
         return SendResult(
             replies=self._replies,
             phase=self._phase,
             postponed=tuple(self._postponed),
-            failure=self._failure if unanswered else None,
+            failure=self._failure if self._failure is not None and self._is_unfinished() else None,
             dsn=self._offered.dsn,
         )
+
+    def _is_unfinished(self) -> bool:
+        """Whether a recipient has neither a reply nor another transaction to come."""
+        settled = self._replies.keys() | set(self._postponed)
+        return any(one.id not in settled for one in self._parcel.recipients)
 
     # The content.
 

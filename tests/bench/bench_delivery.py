@@ -3,6 +3,7 @@
     python tests/bench/bench_delivery.py                  lab MX in another process, verified TLS
     python tests/bench/bench_delivery.py --unverified     the same, any certificate
     python tests/bench/bench_delivery.py --sink           Postfix's smtp-sink, without TLS
+    python tests/bench/bench_delivery.py --uvloop         on uvloop, if that is installed
 
 The host counts what it has taken; a run that lost a message, or sent one unverified, fails.
 """
@@ -15,6 +16,7 @@ import multiprocessing
 import multiprocessing.connection
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -160,4 +162,8 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    if "--uvloop" in sys.argv:
+        import uvloop
+
+        uvloop.install()
     asyncio.run(main())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.delivery.protocol import Answers, LinkError, ReplyProtocol
+from relay.delivery.protocol import TLS_OVERHEAD, Answers, LinkError, ReplyProtocol
 from relay.queue.attempt import FailureKind
 from relay.status import Reply
 
@@ -21,9 +21,11 @@ class StubTransport(asyncio.Transport):
         super().__init__()
         self.unwritten = unwritten
         self.aborted = False
+        self.written: list[bytes] = []
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.aborted
+        self.written.append(bytes(data))
 
     def get_write_buffer_size(self) -> int:
         return self.unwritten
@@ -129,3 +131,70 @@ async def test_the_last_reply_closes_a_connection_that_is_being_left() -> None:
     link.hear(b"e\r\n")
     assert transport.is_closing()
     await link.protocol.closed
+
+
+@pytest.mark.rfc("2920-3.1-c")
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 60), st.booleans())
+def test_l2_replies_are_dealt_out_in_order_and_a_fault_takes_none_of_those_before(
+    groups: list[int], size: int, babbles: bool
+) -> None:
+    async def scenario() -> None:
+        exchange = Exchange(owed=groups[0], transport=StubTransport())
+        behind = [Answers(exchange.protocol) for _ in groups[1:]]
+        for answers, owed in zip(behind, groups[1:], strict=True):
+            exchange.protocol.expect(answers, owed)
+        *others, last = (exchange.answers, *behind)
+        codes = list(range(200, 200 + sum(groups)))
+        octets = b"".join(b"%d text\r\n" % code for code in codes[:-1]) + (b"babble\r\n" if babbles else b"299 end\r\n")
+        for start in range(0, len(octets), size):
+            exchange.hear(octets[start : start + size])
+        dealt = [
+            [(await answers.next(NOW)).code for _ in range(owed)] for answers, owed in zip(others, groups, strict=False)
+        ]
+        assert [code for group in dealt for code in group] == codes[: sum(groups[:-1])]
+        if babbles:
+            with pytest.raises(LinkError) as caught:
+                await last.next(NOW)
+            assert caught.value.kind is FailureKind.PROTOCOL
+        else:
+            assert [(await last.next(NOW)).code for _ in range(groups[-1])] == [*codes[sum(groups[:-1]) : -1], 299]
+
+    asyncio.run(scenario())
+
+
+async def test_what_is_written_in_one_turn_is_written_at_once() -> None:
+    transport = StubTransport()
+    exchange = Exchange(owed=0, transport=transport)
+    exchange.protocol.write(b"one ")
+    exchange.protocol.write(b"two")
+    assert transport.written == []
+    await asyncio.sleep(0)
+    exchange.protocol.write(b"three ")
+    exchange.protocol.write_now(b"four")
+    assert transport.written == [b"one two", b"three ", b"four"]
+    await asyncio.sleep(0)
+    exchange.protocol.write(b"never")
+    exchange.protocol.abort()
+    await asyncio.sleep(0)
+    assert transport.written == [b"one two", b"three ", b"four"]
+
+
+@pytest.mark.parametrize(("unwritten", "early"), [(40, False), (40 + TLS_OVERHEAD, False), (41 + TLS_OVERHEAD, True)])
+async def test_e3_commands_behind_the_content_are_not_taken_for_content(unwritten: int, early: bool) -> None:
+    exchange = Exchange(owed=1, transport=StubTransport(unwritten))
+    exchange.answers.content_end = exchange.protocol.written
+    exchange.protocol.write_now(b"x" * 40)
+    exchange.hear(b"250 taken\r\n")
+    assert (exchange.protocol.fault is not None) is early
+
+
+async def test_an_abandoned_transaction_ends_the_connection_when_its_turn_comes() -> None:
+    transport = StubTransport()
+    exchange = Exchange(owed=1, transport=transport)
+    behind = Answers(exchange.protocol)
+    exchange.protocol.expect(behind, 3)
+    exchange.protocol.abandon(behind)
+    assert (transport.is_closing(), exchange.protocol.usable) == (False, False)
+    exchange.hear(b"250 taken\r\n")
+    assert transport.is_closing()
+    assert (await exchange.reply()).code == 250
