@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from policy.findings import CachedPolicy, FetchFailure
 from policy.journal import JournalEntry
 from relay.queue.attempt import Attempt, HostAttempt, Outcome
+from relay.queue.enforcement import recipient_breach
 from relay.queue.message import Job, Message, NewMessage
 from relay.queue.notice import NoticeKind
 from relay.store.protocols import QueueEntry, SettledRecipient, StoreError, Verdict
@@ -295,7 +296,10 @@ def dane_active() -> None:
 def recipients_settled(
     job: Job, recipients: Iterable[SettledRecipient], attempt: Attempt, retry_in: timedelta | None
 ) -> None:
-    """One line per recipient and attempt; the operator greps these."""
+    """One line per recipient and attempt; the operator greps these.
+
+    `policy_breach` is how the host failed its policy: refused if `refused_by_policy`, else delivered all the same.
+    """
     settled = {one.recipient_id: one for one in recipients}
     outcomes = {one.recipient_id: one for one in attempt.outcomes}
     hosts: dict[tuple[str | None, str | None], HostAttempt] = {
@@ -313,6 +317,7 @@ def recipients_settled(
                 "status": str(one.status),
                 "diagnostic": one.diagnostic,
                 **_outcome_fields(outcome, hosts.get((outcome.remote_mta, outcome.remote_address))),
+                "policy_breach": breach.reason if (breach := recipient_breach(outcome, attempt)) else None,
                 **attempt_fields,
                 "retry_in_seconds": retry_in_seconds if one.verdict is Verdict.QUEUED else None,
             },

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from relay.cli import checking, configuration, policies, queue, serving, users
+from relay.cli import checking, configuration, policies, queue, reporting, serving, users
 
 _HELP = (
     "A smarthost that enforces MTA-STS (RFC 8461) on outbound mail.\n\n"
@@ -30,6 +30,7 @@ checking.register(app)
 app.add_typer(configuration.app, name="config")
 app.add_typer(queue.app, name="queue")
 app.add_typer(policies.app, name="policy")
+app.add_typer(reporting.app, name="report")
 app.add_typer(users.app, name="user")
 
 

@@ -1,11 +1,10 @@
 """Counts what attempts come to. Labels are enums or names of OpenSSL, never domains or addresses."""
 
-from collections.abc import Iterator
 from enum import Enum
 
-from policy.requirement import Level, MxMatch, ResultType
 from relay.metrics import Metrics
-from relay.queue.attempt import Action, Attempt, FailureKind, HostAttempt
+from relay.queue.attempt import Action, Attempt
+from relay.queue.enforcement import host_breach
 from relay.queue.message import HoldReason
 from relay.queue.notice import NoticeKind
 from relay.queue.settle import Decision
@@ -30,13 +29,6 @@ _RESULTS = {
 }
 
 
-_DANE_RESULT_TYPES = {
-    FailureKind.DNSSEC_BOGUS: ResultType.DNSSEC_INVALID,
-    FailureKind.TLSA_UNUSABLE: ResultType.TLSA_INVALID,
-    FailureKind.DANE_REQUIRED: ResultType.DANE_REQUIRED,
-}
-
-
 class Tally:
     """The delivery metrics."""
 
@@ -53,8 +45,9 @@ class Tally:
             if settled.verdict is not Verdict.QUEUED:
                 metrics.queue_seconds.observe(max(in_queue, 0.0))
         self._deliveries(attempt)
-        for result_type, mode in _enforcement_failures(attempt):
-            metrics.enforcement_failures.labels(result_type.value, mode).inc()
+        for host in attempt.hosts:
+            if (breach := host_breach(host, attempt)) is not None:
+                metrics.enforcement_failures.labels(breach.result_type.value, breach.mode.value).inc()
         if decision.hold is HoldReason.DOUBLE_BOUNCE:
             metrics.double_bounces.inc()
 
@@ -80,24 +73,3 @@ def _result(decision: Decision) -> AttemptResult:
     if len(verdicts) > 1:
         return AttemptResult.MIXED
     return _RESULTS[verdicts.pop()]
-
-
-def _enforcement_failures(attempt: Attempt) -> Iterator[tuple[ResultType, str]]:
-    """What failed a policy, by RFC 8460 result type; in mode testing also what was delivered all the same."""
-    for host in attempt.hosts:
-        if host.testing_failure is not None:
-            yield host.testing_failure.result_type, "testing"
-        elif (host.dane or host.level is Level.VERIFIED) and host.failure is not None and host.failure.kind.refusal:
-            by_dane = host.failure.kind.dane or host.level is not Level.VERIFIED
-            yield _result_type(host), "dane" if by_dane else "enforce"
-
-
-def _result_type(host: HostAttempt) -> ResultType:
-    failure = host.failure
-    if failure is not None and failure.tls is not None:
-        return failure.tls.result_type
-    if failure is not None and failure.kind in _DANE_RESULT_TYPES:
-        return _DANE_RESULT_TYPES[failure.kind]
-    if host.mx_match is MxMatch.NOT_MATCHED or (failure and failure.kind is FailureKind.HANDSHAKE):
-        return ResultType.VALIDATION_FAILURE
-    return ResultType.STARTTLS_NOT_SUPPORTED

@@ -17,7 +17,7 @@ from relay.status import Reply, Status
 COMMANDS = [
     "serve", "demo", "check", "config check", "config show", "queue list", "queue show", "queue retry", "queue hold",
     "queue release", "queue drop", "queue pause", "queue resume", "policy list", "policy show", "policy history",
-    "policy refresh", "policy forget", "user add",
+    "policy refresh", "policy forget", "report enforcement", "user add",
 ]  # fmt: skip
 
 
