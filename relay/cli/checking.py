@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from policy.findings import Findings
     from relay.app.looking import HostLook, Look
     from relay.config import Settings
+    from relay.delivery.hosts import Host
 
 
 def register(app: typer.Typer) -> None:
@@ -103,6 +104,8 @@ def _host_facts(one: "HostLook") -> dict[str, object]:
         "addresses": host.where if isinstance(host.where, tuple) else (),
         "level": host.level,
         "mx_match": host.mx_match,
+        "dane": host.dane,
+        "tlsa": _tlsa_words(host),
         "usable": one.usable,
         "failure": failure,
         "connections": one.connections,
@@ -121,6 +124,8 @@ def _print(found: "Look") -> None:
             [_row(one) for one in found.hosts],
         )
     for one in found.hosts:
+        if one.host.tlsa is not None:
+            say(f"{one.host.name}: {_tlsa_words(one.host)}")
         _print_connections(one)
     say("mail would be delivered" if found.deliverable else "mail would not be delivered now")
 
@@ -154,18 +159,45 @@ _DEMANDS = {
 }
 
 
+_SHOWN_RECORDS = 10
+
+
+def _tlsa_words(host: "Host") -> str | None:
+    """What was found of the host's TLSA records, and what that means."""
+    from policy.findings import NoTlsa, SecureTlsa, TlsaUnknown
+
+    match host.tlsa:
+        case None:
+            return None
+        case NoTlsa(detail=detail):
+            return f"no DANE: {detail}"
+        case TlsaUnknown(name=name, unknown=unknown):
+            return f"TLSA records not known: {name}: {unknown.reason.value}: {unknown.detail}"
+        case SecureTlsa(base_domain=base_domain, records=records):
+            shown = "; ".join(str(record) for record in records[:_SHOWN_RECORDS])
+            more = f" and {len(records) - _SHOWN_RECORDS} more" if len(records) > _SHOWN_RECORDS else ""
+            insecure = "" if host.tlsa.mx_secure else " (the MX record itself is not secured by DNSSEC)"
+            return f"TLSA records of {base_domain}: {shown}{more}{insecure}"
+
+
+def _demands(host: "Host") -> str:
+    if host.dane is None:
+        return _DEMANDS[host.level.value]
+    return "DANE" if host.level.value == "opportunistic" else f"DANE, {_DEMANDS[host.level.value]}"
+
+
 def _row(one: "HostLook") -> tuple[object, ...]:
     from policy.requirement import Refusal
 
     host, failure = one.host, one.host.failure
     addresses = ", ".join(str(address) for address in host.where) if isinstance(host.where, tuple) else ""
     if isinstance(host.verdict, Refusal):
-        return host.name, addresses, _DEMANDS[host.level.value], "refused", host.verdict.detail
+        return host.name, addresses, _demands(host), "refused", host.verdict.detail
     if failure is not None:
-        return host.name, addresses, _DEMANDS[host.level.value], "not usable", failure.detail
+        return host.name, addresses, _demands(host), "not usable", failure.detail
     failures = [look.failure.detail for look in one.connections if look.failure is not None]
     verdict = "not usable" if not one.usable else "connected" if one.connections else "would be tried"
-    return host.name, addresses, _DEMANDS[host.level.value], verdict, "; ".join(failures)
+    return host.name, addresses, _demands(host), verdict, "; ".join(failures)
 
 
 def _print_connections(one: "HostLook") -> None:
