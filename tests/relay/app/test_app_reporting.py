@@ -1,0 +1,295 @@
+"""When reports are planned and sent, how often they are tried, and that nothing is sent twice (RFC 8460 §4.1, §5.5)."""
+
+import asyncio
+import gzip
+import itertools
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from policy_fakes import SERVFAIL, FakeResolver, ManualClock, found_txt
+from queue_fakes import MemoryQueueStore
+from tls_report_makers import DAY, EXPIRED, REPORTER, STS, result
+
+from relay.app.reporting import Posted, Randomness, ReportSender
+from relay.queue.message import Notify
+from relay.queue.tls_results import TlsResult
+from relay.store.protocols import QueueFilter, ReportDelivery, StoreDeadError
+from relay.store.sqlite.reports import SqliteReportStore
+from relay.store.sqlite.tls_results import TlsResultFile
+
+MIDNIGHT = datetime(2026, 11, 22, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+ALL = QueueFilter(all=True)
+
+
+@dataclass
+class FakePoster:
+    """Answers as the test says, and remembers what it got."""
+
+    answers: list[Posted] = field(default_factory=list)
+    got: list[tuple[str, bytes]] = field(default_factory=list)
+    called: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def post(self, url: str, body: bytes) -> tuple[Posted, str]:
+        self.got.append((url, body))
+        self.called.set()
+        return (self.answers.pop(0) if self.answers else Posted.ACCEPTED), "as the test says"
+
+
+class FakeSigner:
+    def sign(self, message: bytes, fields: Sequence[str]) -> bytes:
+        return b"DKIM-Signature: v=1\r\n" + message
+
+
+class World:
+    """A sender over a real store of reports, with everything else a fake."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clock = ManualClock(MIDNIGHT - 12 * HOUR)
+        self.resolver = FakeResolver()
+        self.queue = MemoryQueueStore(self.clock, lease_duration=HOUR, retain_finished=100 * HOUR)
+        self.poster = FakePoster()
+        self.ids = (f"ID{number}" for number in itertools.count())
+        self.spread = 0.0
+
+    async def open(self, kind: type[SqliteReportStore] = SqliteReportStore) -> None:
+        self.store = await kind.open(self.path)
+        self.counts = await TlsResultFile.open(self.path)
+        self.sender = ReportSender(
+            store=self.store,
+            counts=self.counts,
+            resolver=self.resolver,
+            queue=self.queue,
+            poster=self.poster,
+            signer=FakeSigner(),
+            reporter=REPORTER,
+            clock=self.clock,
+            randomness=Randomness(spread=lambda: self.spread, new_id=lambda: next(self.ids)),
+        )
+
+    async def close(self) -> None:
+        await self.counts.close()
+        await self.store.close()
+
+    def publish(self, domain: str, rua: str) -> None:
+        self.resolver.txt_answers[f"_smtp._tls.{domain}"] = found_txt(f"v=TLSRPTv1;rua={rua}".encode())
+
+    async def count(self, domain: str = "x.test", day: date = DAY) -> None:
+        await self.store.record([replace(one, recipient_domain=domain, day=day) for one in (result(), _FAILED)])
+
+    async def look(self, at: datetime) -> None:
+        self.clock.set(at)
+        await self.sender.plan_yesterday()
+        await self.sender.send_due()
+
+    async def mails(self) -> list[str]:
+        return [entry.recipients[0].forward_path for entry in await self.queue.list(ALL, 100)]
+
+
+_FAILED: TlsResult = result(STS, EXPIRED)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path / "reports.db")
+    await world.open()
+    yield world
+    await world.close()
+
+
+@pytest.mark.rfc("8460-4.1-b", "8460-4.1-a", "8460-3-am", "8460-3-a", "8460-3-s")
+async def test_a_day_is_reported_after_midnight_and_its_spread_to_every_endpoint(world: World) -> None:
+    world.publish("x.test", "mailto:t@y.test,https://r.test/v1")
+    world.spread = 0.5
+    await world.count()
+    for at in (MIDNIGHT - HOUR, MIDNIGHT + timedelta(minutes=5), MIDNIGHT + HOUR, MIDNIGHT + 1.99 * HOUR):
+        await world.look(at)
+        assert (await world.mails(), world.poster.got) == ([], [])
+    await world.look(MIDNIGHT + 2 * HOUR)
+    assert await world.mails() == ["t@y.test"]
+    ((url, body),) = world.poster.got
+    assert url == "https://r.test/v1"
+    report = json.loads(gzip.decompress(body))
+    assert report["date-range"]["start-datetime"] == "2026-11-21T00:00:00Z"
+    assert report["policies"][0]["summary"] == {
+        "total-successful-session-count": 1,
+        "total-failure-session-count": 1,
+    }
+    assert ("TXT", "_smtp._tls.x.test") in world.resolver.asked
+    await world.look(MIDNIGHT + 3 * HOUR)
+    assert (await world.mails(), len(world.poster.got)) == (["t@y.test"], 1)
+
+
+@pytest.mark.rfc("8460-5.5-b", "8460-5.5-c", "8460-3-ae")
+async def test_the_mail_is_signed_and_nobody_is_told_of_its_fate(world: World) -> None:
+    world.publish("x.test", "mailto:t@y.test")
+    await world.count()
+    await world.look(MIDNIGHT + HOUR)
+    (entry,) = await world.queue.list(ALL, 10)
+    assert entry.message.envelope.reverse_path == REPORTER.contact
+    assert entry.recipients[0].notify == frozenset({Notify.NEVER})
+    assert entry.destination == "y.test"
+    content = b"".join([piece async for piece in world.queue.content(entry.message.queue_id)])
+    assert content.startswith(b"DKIM-Signature:")
+    assert b"TLS-Report-Domain: x.test\r\n" in content
+
+
+@pytest.mark.rfc("8460-4.1-e", "8460-3-s", "8460-3-l")
+async def test_without_sessions_or_without_a_record_there_is_no_report(world: World) -> None:
+    world.publish("idle.test", "mailto:t@y.test")
+    world.resolver.txt_answers["_smtp._tls.bad.test"] = found_txt(b"v=TLSRPTv1;rua=http://r.test/")
+    for domain in ("bare.test", "bad.test"):
+        await world.count(domain)
+    await world.look(MIDNIGHT + HOUR)
+    assert await world.mails() == []
+    world.publish("bare.test", "mailto:late@y.test")
+    await world.look(MIDNIGHT + 2 * HOUR)
+    assert await world.mails() == []
+
+
+async def test_a_record_that_cannot_be_asked_for_is_asked_for_again(world: World) -> None:
+    world.resolver.txt_answers["_smtp._tls.x.test"] = SERVFAIL
+    await world.count()
+    await world.look(MIDNIGHT + HOUR)
+    world.publish("x.test", "mailto:t@y.test")
+    await world.look(MIDNIGHT + 2 * HOUR)
+    assert await world.mails() == ["t@y.test"]
+
+
+@pytest.mark.rfc("8460-4.1-c")
+async def test_a_relay_that_was_down_at_midnight_reports_when_it_is_back_and_no_older_day(world: World) -> None:
+    world.publish("x.test", "https://r.test/")
+    await world.count(day=DAY - timedelta(days=1))
+    await world.count()
+    await world.look(MIDNIGHT + 20 * HOUR)
+    assert [json.loads(gzip.decompress(body))["date-range"]["start-datetime"] for _, body in world.poster.got] == [
+        "2026-11-21T00:00:00Z"
+    ]
+
+
+@pytest.mark.rfc("8460-5.5-a", "8460-5.4-c", "8460-5.3-i")
+async def test_a_failing_endpoint_is_tried_at_growing_gaps_for_a_day_with_one_report_id(world: World) -> None:
+    world.publish("x.test", "https://r.test/")
+    world.poster.answers = [Posted.FAILED] * 100
+    await world.count()
+    times: list[datetime] = []
+    for minutes in range(60, 30 * 60, 5):
+        before = len(world.poster.got)
+        await world.look(MIDNIGHT + timedelta(minutes=minutes))
+        times += [world.clock.now()] * (len(world.poster.got) - before)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert gaps == sorted(gaps)
+    assert gaps[0] < HOUR
+    assert 5 < len(times) < 15
+    assert times[-1] - times[0] < 24 * HOUR
+    ids = {json.loads(gzip.decompress(body))["report-id"] for _, body in world.poster.got}
+    assert len(ids) == 1
+
+
+@pytest.mark.rfc("8460-5.4-c", "8460-3-an")
+async def test_an_endpoint_that_refuses_is_not_asked_again_and_the_other_gets_it(world: World) -> None:
+    world.publish("x.test", "https://a.test/,https://b.test/")
+    world.poster.answers = [Posted.REFUSED, Posted.FAILED, Posted.ACCEPTED]
+    await world.count()
+    for hours in range(1, 12):
+        await world.look(MIDNIGHT + hours * HOUR)
+    assert [url for url, _ in world.poster.got] == ["https://a.test/", "https://b.test/", "https://b.test/"]
+
+
+class DyingStore(SqliteReportStore):
+    """Its process dies just before it can write down what became of a delivery."""
+
+    async def finish(self, delivery: ReportDelivery, *, accepted: bool) -> None:
+        raise StoreDeadError("the process is gone")
+
+
+async def die_while_sending(world: World) -> None:
+    await world.close()
+    await world.open(DyingStore)
+    with pytest.raises(StoreDeadError):
+        await world.look(MIDNIGHT + HOUR)
+    await world.close()
+    await world.open()
+
+
+async def test_a_crash_between_queueing_and_marking_makes_no_second_mail(world: World) -> None:
+    world.publish("x.test", "mailto:t@y.test")
+    await world.count()
+    await die_while_sending(world)
+    (before,) = await world.queue.list(ALL, 10)
+    await world.sender.resume()
+    (after,) = await world.queue.list(ALL, 10)
+    assert after.message.queue_id == before.message.queue_id
+    assert await world.store.in_flight(10) == []
+
+
+async def test_a_crash_before_queueing_loses_no_mail(world: World) -> None:
+    world.publish("x.test", "mailto:t@y.test")
+    await world.count()
+    world.clock.set(MIDNIGHT + HOUR)
+    await world.sender.plan_yesterday()
+    (delivery,) = await world.store.due(world.clock.now(), 10)
+    await world.store.start(delivery)
+    await world.close()
+    await world.open()
+    await world.sender.resume()
+    assert await world.mails() == ["t@y.test"]
+
+
+async def test_a_post_that_may_have_been_made_is_not_made_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.publish("x.test", "https://r.test/")
+    await world.count()
+    await die_while_sending(world)
+    assert len(world.poster.got) == 1
+    await world.sender.resume()
+    await world.look(MIDNIGHT + 5 * HOUR)
+    assert len(world.poster.got) == 1
+    assert "report.dropped" in [record.message for record in caplog.records]
+
+
+@pytest.mark.rfc("8460-4.2-h")
+async def test_of_two_senders_one_sends(world: World) -> None:
+    other = World(world.path)
+    other.queue, other.resolver, other.poster = world.queue, world.resolver, world.poster
+    await other.open()
+    world.publish("x.test", "https://r.test/")
+    await world.count()
+    for one in (world, other):
+        await one.look(MIDNIGHT + HOUR)
+    assert len(world.poster.got) == 1
+    await other.close()
+
+
+@pytest.mark.rfc("8460-7-a")
+async def test_a_thousand_domains_that_name_one_endpoint_make_no_flood(world: World) -> None:
+    for number in range(100):
+        world.publish(f"d{number}.test", "https://victim.test/")
+        await world.count(f"d{number}.test")
+    await world.look(MIDNIGHT + HOUR)
+    assert len(world.poster.got) == 20
+
+
+async def test_a_queue_that_fails_is_tried_again(world: World) -> None:
+    world.publish("x.test", "mailto:t@y.test")
+    await world.count()
+    await world.queue.close()
+    await world.look(MIDNIGHT + HOUR)
+    assert await world.store.in_flight(10) == []
+    assert len(await world.store.due(MIDNIGHT + 2 * HOUR, 10)) == 1
+
+
+async def test_running_looks_once_a_minute_until_cancelled(world: World) -> None:
+    world.publish("x.test", "https://r.test/")
+    await world.count()
+    world.clock.set(MIDNIGHT + HOUR)
+    running = asyncio.create_task(world.sender.run())
+    async with asyncio.timeout(10):
+        await world.poster.called.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
