@@ -59,12 +59,13 @@ async def test_each_host_is_held_to_its_own_records_in_the_order_of_the_mx_recor
     assert [host.name for host in (await route_of(world)).hosts] == [SPARE, MX]
 
 
-@pytest.mark.rfc("7672-2.2.1-h", "7672-2.2.1-f")
+@pytest.mark.rfc("7672-2.2.1-f", "7672-2.2.1-g", "7672-2.2.1-h")
 async def test_a_host_that_an_insecure_mx_record_names_is_not_said_to_be_secure_for_the_domain() -> None:
     world = signed()
     world.resolver.mx_answers[DOMAIN] = found_mx((10, MX))
+    world.resolver.address_answers[MX] = replace(secure("198.41.0.1"), canonical_name="real.example.test")
     (host,) = (await route_of(world)).hosts
-    assert (host.dane, demand(host).by_dane) == (DaneScope.HOST, True)
+    assert (host.name, host.dane, demand(host).by_dane) == (MX, DaneScope.HOST, True)
 
 
 @pytest.mark.rfc("8461-2-a", "8461-2-b")
@@ -110,7 +111,16 @@ async def test_a_domain_without_dnssec_is_asked_nothing_more() -> None:
     assert set(world.resolver.asked) == {("ADDRESS", MX), ("MX", DOMAIN), ("TXT", f"_mta-sts.{DOMAIN}")}
 
 
-@pytest.mark.rfc("7672-2.2-h", "7672-2.2-i")
+@pytest.mark.rfc("7672-2.2-i")
+async def test_an_address_in_place_of_a_host_is_a_name_that_is_not_there() -> None:
+    world = World()
+    world.resolver.mx_answers[DOMAIN] = replace(found_mx((10, "198.41.0.9")), authentic=True)
+    (host,) = (await route_of(world)).hosts
+    assert host.failure is not None
+    assert (host.failure.kind, host.dane) == (FailureKind.NO_ADDRESS, None)
+
+
+@pytest.mark.rfc("7672-2.2-h")
 async def test_an_address_literal_has_no_records() -> None:
     world = World()
     (host,) = (await route_of(world, "[198.41.0.9]")).hosts

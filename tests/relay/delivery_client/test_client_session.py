@@ -208,7 +208,7 @@ async def test_enforce_never_falls_back_to_helo(reply: str) -> None:
 # What opportunistic falls back to.
 
 
-@pytest.mark.rfc("3207-6-b", "3207-6-c", "9325-5.2-a")
+@pytest.mark.rfc("3207-6-b", "3207-6-c", "9325-5.2-a", "7672-2.2-d")
 @pytest.mark.parametrize(
     "behaviour",
     [*list(NO_STARTTLS.values())[2:], *NO_HANDSHAKE.values()],

@@ -201,7 +201,7 @@ BY_DANE = [
 ]
 
 
-@pytest.mark.rfc("7672-2.2-d")
+@pytest.mark.rfc("7672-1-b")
 @pytest.mark.parametrize(("kind", "status", "begins"), BY_DANE)
 def test_what_dane_refuses_is_temporary_and_no_policy_could_mend_it(
     kind: FailureKind, status: str, begins: str
