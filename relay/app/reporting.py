@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from enum import Enum
 from typing import Protocol, assert_never
 
 from policy.answers import Absent, Found, Resolver, Unknown
+from policy.report_post import Posted
 from policy.tlsrpt import Endpoint, HttpsEndpoint, MailEndpoint, NoReporting, parse_record
 from relay import report_events
 from relay.clock import Clock
@@ -29,16 +29,6 @@ _PLAN_EVERY = timedelta(minutes=15)
 _DOMAINS_AT_ONCE = 500
 _DELIVERIES_AT_ONCE = 20
 """Sent in one look, so that no number of domains that name one victim makes a flood (RFC 8460 §7)."""
-
-
-class Posted(Enum):
-    """What became of a POST (RFC 8460 §5.4)."""
-
-    ACCEPTED = "accepted"
-    FAILED = "failed"
-    """It may work later."""
-    REFUSED = "refused"
-    """It will not."""
 
 
 class ReportPoster(Protocol):

@@ -14,7 +14,8 @@ from policy_fakes import SERVFAIL, FakeResolver, ManualClock, found_txt
 from queue_fakes import MemoryQueueStore
 from tls_report_makers import DAY, EXPIRED, REPORTER, STS, result
 
-from relay.app.reporting import Posted, Randomness, ReportSender
+from policy.report_post import Posted
+from relay.app.reporting import Randomness, ReportSender
 from relay.queue.message import Notify
 from relay.queue.tls_results import TlsResult
 from relay.store.protocols import QueueFilter, ReportDelivery, StoreDeadError
