@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from relay.app.relay import Relay, running
+from relay.app.state_dir import StateDirLock
 from relay.config import parse
 from relay.lab.ca import CertificateKind
 from relay.lab.client import SmtpClient
@@ -266,16 +267,17 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with Lab() as lab:
         await prepare_sender(lab)
         settings = parse(SETTINGS.format(lab=lab, sender_mx=lab.hosts[SENDER_MX].address), base=tmp_path)
-        async with running(settings) as relay:
-            at = World(lab, relay, random.Random(SEED))
-            await lab.host(STRANGER)
-            for name in at.domains(ENFORCED, TESTING, OPEN):
-                mx1, mx2, bad = at.hosts_of(name)
-                untrusted = MxBehaviour(certificate=CertificateKind.SELF_SIGNED)
-                mode = {"e": "enforce", "t": "testing"}.get(name[0])
-                site = PolicySite(mode=mode, mx=(f"*.{name}",)) if mode else None
-                await lab.domain(name, mx=[(mx1, 10, None), (mx2, 10, None), (bad, 20, untrusted)], policy=site)
-            yield at
+        with StateDirLock(settings.relay.state_dir):
+            async with running(settings) as relay:
+                at = World(lab, relay, random.Random(SEED))
+                await lab.host(STRANGER)
+                for name in at.domains(ENFORCED, TESTING, OPEN):
+                    mx1, mx2, bad = at.hosts_of(name)
+                    untrusted = MxBehaviour(certificate=CertificateKind.SELF_SIGNED)
+                    mode = {"e": "enforce", "t": "testing"}.get(name[0])
+                    site = PolicySite(mode=mode, mx=(f"*.{name}",)) if mode else None
+                    await lab.domain(name, mx=[(mx1, 10, None), (mx2, 10, None), (bad, 20, untrusted)], policy=site)
+                yield at
 
 
 async def test_whatever_happens_no_mail_is_lost_and_none_leaves_unprotected(
