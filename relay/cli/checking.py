@@ -41,9 +41,10 @@ def check(
     if json:
         from relay.cli.output import print_json
 
-        print_json(_facts(found))
+        print_json(_facts(found) | {"postmaster": _words(found)})
     else:
         _print(found)
+        _print_words(found)
     if not found.deliverable:
         raise typer.Exit(1)
 
@@ -218,3 +219,26 @@ def _print_connections(one: "HostLook") -> None:
                 say(f"  {line}")
             if (testing := connection.facts.testing_failure) is not None:
                 say(f"  mode testing, would have failed: {testing.reason}: {testing.detail}")
+
+
+def _words(found: "Look") -> list[str]:
+    from relay.app.clock import SystemClock
+    from relay.app.postmaster import words
+
+    return words(found, SystemClock().now())
+
+
+def _print_words(found: "Look") -> None:
+    """What one can paste into a mail to the recipient's postmaster."""
+    import textwrap
+
+    from relay.cli.output import say
+
+    paragraphs = _words(found)
+    if paragraphs:
+        say("")
+        say(f"for a mail to postmaster@{found.destination}:")
+    for paragraph in paragraphs:
+        say("")
+        for line in textwrap.wrap(paragraph, 76, break_long_words=False, break_on_hyphens=False):
+            say(f"  {line}")

@@ -228,7 +228,7 @@ class DeliveryWorker:
             finished_at=self._clock.now(),
             hosts=plan.hosts,
             outcomes=plan.outcomes(),
-            policy=_policy_facts(run.findings),
+            policy=policy_facts(run.findings),
             policy_problem=_policy_problem(run.findings),
             record_checked=run.record_checked,
             failure=plan.failure,
@@ -339,7 +339,8 @@ def _policy_id(findings: Findings | None) -> str | None:
     return findings.cached.record_id if findings and findings.cached else None
 
 
-def _policy_facts(findings: Findings | None) -> PolicyFacts | None:
+def policy_facts(findings: Findings | None) -> PolicyFacts | None:
+    """Return what a record of an attempt keeps of the policy in force."""
     if findings is None or findings.cached is None:
         return None
     cached = findings.cached

@@ -158,6 +158,9 @@ async def test_check_tells_bad_news_by_its_exit_status(scene: Scene, lab: Lab) -
     status, text, _ = await scene.cli("check", "bad.test", "--connect")
     assert status == 1
     assert "STARTTLS" in text
+    assert "for a mail to postmaster@bad.test:\n\n  Your mail host mx1.bad.test does not let us use STARTTLS" in text
+    (paragraph,) = (await scene.cli_json("check", "bad.test", "--connect"))["postmaster"]
+    assert paragraph.startswith("Your mail host mx1.bad.test")
     assert (await scene.cli("check", "not a domain"))[0] == 2
 
 
