@@ -56,7 +56,8 @@ class Settlement:
     Every recipient of the job is named once. Those QUEUED again are due after `retry_in`, which is None if there
     is none of them. `hold` holds them instead (double bounce: content kept). `notices` are NDRs, delay and
     success notices, queued in the same transaction. `charged` False gives the attempt back (shutdown).
-    `cool_destination` keeps the whole destination from being due for that long.
+    `cool_destination` keeps the whole destination from being due for that long. `tls_results` are the TLS sessions
+    that this attempt was the first to use for the domain, to be counted with it (design §5).
     """
 
     job: Job
@@ -68,6 +69,7 @@ class Settlement:
     notices: tuple[NewMessage, ...] = ()
     charged: bool = True
     cool_destination: timedelta | None = None
+    tls_results: tuple[TlsResult, ...] = ()
 
     def __post_init__(self) -> None:
         if {r.recipient_id for r in self.recipients} != {r.id for r in self.job.recipients}:

@@ -34,6 +34,7 @@ from relay.store.sqlite.intake import Arrival, LeaseTerms
 from relay.store.sqlite.reader import Reader
 from relay.store.sqlite.room import Room, free_on_disk
 from relay.store.sqlite.rows import duration_us, to_us
+from relay.store.sqlite.tls_results import forget_old_results
 from relay.store.sqlite.upload import SqliteUpload
 from relay.store.sqlite.writer import Writer
 
@@ -233,6 +234,7 @@ class SqliteQueueStore:
         await self._repeat(partial(housekeeping.remove_nameless, now=self._now()))
         await self._walk(partial(housekeeping.remove_finished, before=self._now() - self._retain_us), BEFORE_ALL)
         await self._walk(partial(housekeeping.remove_idle_destinations, now=self._now()), "")
+        await self._repeat(partial(forget_old_results, now=self._now()))
         await self._repeat(housekeeping.give_pages_back, only_idle=True)
         return await self._viewer.run(partial(views.entries, ids=poison, attempts=True)) if poison else ()
 

@@ -1,4 +1,4 @@
--- The queue (docs/architecture.md, "The queue"), version 2.
+-- The queue (docs/architecture.md, "The queue"), version 3.
 --
 -- Times are microseconds since 1970-01-01 UTC by the store's clock; durations end in _us.
 -- Ids come from `sequence`, a block at a time, and are never used twice: an old lease or upload can name nothing new.
@@ -187,3 +187,14 @@ CREATE TRIGGER job_moved AFTER UPDATE OF state, waiting, next_attempt_at ON jobs
                            WHERE destination = new.destination AND state = 'queued')
     WHERE name = new.destination;
 END;
+
+-- TLS sessions (RFC 8460), counted by the settlement that tells of them; reports.db has the same table.
+-- policy and failures are JSON (relay/store/tls_records.py); failures is [] for sessions that succeeded.
+CREATE TABLE tls_results (
+    day      INTEGER NOT NULL,
+    domain   TEXT NOT NULL,
+    policy   TEXT NOT NULL,
+    failures TEXT NOT NULL,
+    sessions INTEGER NOT NULL CHECK (sessions > 0),
+    PRIMARY KEY (day, domain, policy, failures)
+) STRICT, WITHOUT ROWID;

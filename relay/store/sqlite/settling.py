@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relay.queue.message import HoldReason, Job, NewMessage, State
+from relay.queue.tls_results import TlsResult
 from relay.store.protocols import LeaseLostError, Settlement, Verdict
 from relay.store.records import dump_attempt, dump_rows
 from relay.store.sqlite.bulk import Bulk, marks
@@ -12,6 +13,7 @@ from relay.store.sqlite.ids import RowIds
 from relay.store.sqlite.intake import Arrival, LeaseTerms, insert_messages
 from relay.store.sqlite.leasing import lease_key
 from relay.store.sqlite.rows import Row, duration_us, recipient_values
+from relay.store.sqlite.tls_results import add_results
 
 _KEPT_ATTEMPTS = 11
 """Attempt records kept: the first, and the last ten (one of them with the job); those between tell nothing new."""
@@ -64,6 +66,7 @@ class Ending:
     delay_notified: bool = False
     record: str | None = None
     notices: tuple[NewMessage, ...] = ()
+    tls_results: tuple[TlsResult, ...] = ()
 
 
 def settled(settlement: Settlement, now: int, terms: LeaseTerms) -> Ending:
@@ -92,6 +95,7 @@ def settled(settlement: Settlement, now: int, terms: LeaseTerms) -> Ending:
         delay_notified=settlement.delay_notified,
         record=None if settlement.attempt is None else dump_attempt(settlement.attempt),
         notices=settlement.notices,
+        tls_results=settlement.tls_results,
     )
 
 
@@ -111,6 +115,8 @@ def end_jobs(connection: sqlite3.Connection, ids: RowIds, endings: Sequence[Endi
     ]
     if notices:
         insert_messages(connection, ids, notices)
+    if sessions := [result for ending in endings for result in ending.tls_results]:
+        add_results(connection, sessions)
     return [None] * len(endings)
 
 

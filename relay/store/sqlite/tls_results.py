@@ -26,9 +26,17 @@ _OF_DOMAIN = (
     "SELECT policy, failures, sessions FROM tls_results WHERE day = ? AND domain = ? ORDER BY sessions DESC LIMIT ?"
 )
 _FORGET = "DELETE FROM tls_results WHERE day < ?"
+_FORGET_STEP = (
+    "DELETE FROM tls_results WHERE (day, domain, policy, failures) IN "
+    "(SELECT day, domain, policy, failures FROM tls_results WHERE day < ? LIMIT ?)"
+)
 _EPOCH = date(1970, 1, 1)
 MAX_RESULTS = 100_000
 """Rows read for one report."""
+_KEPT_DAYS = 3
+"""How long sessions are kept: reports on a day are planned in the one after, and tried for one more."""
+_STEP_RESULTS = 1000
+_DAY_US = 86_400 * 1_000_000
 
 
 def day_number(day: date) -> int:
@@ -53,6 +61,12 @@ def _row(result: TlsResult) -> tuple[int, str, str, str, int]:
 def forget_results(connection: sqlite3.Connection, before: date) -> int:
     """Remove the sessions of the days before this one; return how many rows went."""
     return connection.execute(_FORGET, (day_number(before),)).rowcount
+
+
+def forget_old_results(connection: sqlite3.Connection, now: int) -> bool:
+    """Remove some sessions that no report will tell of any more; `now` is in microseconds since 1970."""
+    removed = connection.execute(_FORGET_STEP, (now // _DAY_US - _KEPT_DAYS, _STEP_RESULTS))
+    return removed.rowcount == _STEP_RESULTS
 
 
 class TlsResultFile:
