@@ -89,8 +89,9 @@ def _dane_remedy(name: str, failure: HostFailure) -> str:
             return f"The certificate of your mail host {name} does not name it: {detail}."
         case _:
             return (
-                f"Your mail host {name} does not agree with its TLSA records: {detail}. Publish a TLSA record for the "
-                "certificate that it shows, and before the next change of certificate the new record beside the old."
+                f"Your mail host {name} does not agree with its TLSA records: {detail}. If the certificate that it "
+                "shows is yours, publish a TLSA record for it; before the next change of certificate publish the new "
+                "record beside the old, and let the TTL pass."
             )
 
 

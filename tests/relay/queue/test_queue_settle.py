@@ -312,3 +312,12 @@ def test_dropping_a_message_without_a_sender_or_with_notify_never_tells_nobody()
 def test_a_notice_about_nobody_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="about a recipient"):
         NoticeRequest(kind=NoticeKind.FAILED, recipients=())
+
+
+def test_what_dane_refuses_is_final_in_time_without_a_look_at_the_policy() -> None:
+    outcome = replace(refused(), status=Status(4, 7, 323), refused_by_dane=True)
+    early = decide(make_job(), make_attempt(outcome, record_checked=False), after(hours=23))
+    assert (verdicts(early), early.record_check_missing) == ([Verdict.QUEUED], False)
+    late = decide(make_job(), make_attempt(outcome, record_checked=False), after(hours=24))
+    assert verdicts(late) == [Verdict.FAILED]
+    assert str(late.recipients[0].status) == "5.7.323"

@@ -1,6 +1,6 @@
 """The cases that the golden files show; `python tests/relay/reports/report_makers.py` writes them anew."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from policy.tls_facts import CertificateFacts, TlsFailure, TlsSession
 from relay.queue.attempt import (
     Action,
     Attempt,
+    DaneScope,
     FailureKind,
     HostAttempt,
     HostFailure,
@@ -114,6 +115,23 @@ NO_STARTTLS = make_host(
             result_type=ResultType.STARTTLS_NOT_SUPPORTED, reason="StartTlsNotSupported", detail="no STARTTLS offered"
         ),
     ),
+)
+
+_MISMATCH = "no TLSA record of mx1.example.test matches: 3 1 1 0d6fce3320fb5be9b4be8bb4..."
+TLSA_MISMATCH = replace(
+    make_host(
+        phase=Phase.HANDSHAKE,
+        level=Level.OPPORTUNISTIC,
+        matched=MxMatch.NO_POLICY,
+        failure=HostFailure(
+            kind=FailureKind.DANE_CERTIFICATE,
+            detail=_MISMATCH,
+            tls=TlsFailure(
+                result_type=ResultType.VALIDATION_FAILURE, reason="TlsaMismatch", detail=_MISMATCH, certificate=EXPIRED
+            ),
+        ),
+    ),
+    dane=DaneScope.DOMAIN,
 )
 
 
@@ -282,6 +300,7 @@ def cases() -> dict[str, Case]:
         "mx-not-in-policy": settled(make_job(attempts=27), day, hosts=(STRANGER,), policy=POLICY),
         "certificate-expired": settled(make_job(attempts=27), day, hosts=(STRANGER, BAD_CERTIFICATE), policy=POLICY),
         "no-starttls": settled(make_job(attempts=27), day, hosts=(NO_STARTTLS,), policy=POLICY),
+        "tlsa-mismatch": settled(make_job(attempts=27), day, hosts=(TLSA_MISMATCH,)),
         "unknown-user-and-full-mailbox": settled(
             make_job(*two, ret=Ret.FULL, envid="QQ+2B1"),
             timedelta(seconds=2),

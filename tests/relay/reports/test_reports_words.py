@@ -4,7 +4,17 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from report_makers import BAD_CERTIFICATE, EXPIRED, NO_STARTTLS, POLICY, STRANGER, make_attempt, make_host, make_job
+from report_makers import (
+    BAD_CERTIFICATE,
+    EXPIRED,
+    NO_STARTTLS,
+    POLICY,
+    STRANGER,
+    TLSA_MISMATCH,
+    make_attempt,
+    make_host,
+    make_job,
+)
 
 from policy.requirement import Level, ResultType
 from policy.tls_facts import CertificateFacts, TlsFailure
@@ -142,3 +152,23 @@ def test_the_same_fault_is_told_once() -> None:
 )
 def test_names_are_listed_in_a_sentence(names: tuple[str, ...], text: str) -> None:
     assert listed(names) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "detail", "told"),
+    [
+        (FailureKind.DANE_CERTIFICATE, "no TLSA record matches", "its TLSA records: no TLSA record matches"),
+        (FailureKind.DANE_EXPIRED, "certificate has expired", "expired. Renew it"),
+        (FailureKind.DANE_NAME, "the certificate does not name mx1", "does not name it: the certificate does"),
+        (FailureKind.DNSSEC_BOGUS, "_25._tcp.mx1: bogus", "DNSSEC fails for the TLSA records"),
+        (FailureKind.STARTTLS_MISSING, "", "which your TLSA records (DANE) demand"),
+    ],
+)  # fmt: skip
+def test_what_dane_refuses_has_ready_words(kind: FailureKind, detail: str, told: str) -> None:
+    host = replace(TLSA_MISMATCH, failure=HostFailure(kind=kind, detail=detail))
+    (paragraph,) = remedies_of(host)
+    assert told in paragraph
+
+
+def test_what_a_route_of_ours_demands_is_nothing_for_their_postmaster() -> None:
+    assert remedies_of(replace(TLSA_MISMATCH, failure=HostFailure(kind=FailureKind.DANE_REQUIRED, detail=""))) == []
