@@ -97,10 +97,8 @@ def _print_attempt(attempt: Attempt) -> None:
 
 def _print_host(host: HostAttempt) -> None:
     where = f"{host.mx_host} {f'[{host.address}]:{host.port}' if host.address else '(not contacted)'}"
-    say(
-        held_to = f"level {host.level.value}" + ("  DANE" if host.dane else "")
-        say(f"  {where}  {held_to}  came as far as {host.phase.name.lower().replace('_', ' ')}")
-    )
+    held_to = f"level {host.level.value}" + ("  DANE" if host.dane else "")
+    say(f"  {where}  {held_to}  came as far as {host.phase.name.lower().replace('_', ' ')}")
     if host.tls is not None:
         for line in tls_lines(host.tls):
             say(f"    {line}")
