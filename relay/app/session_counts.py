@@ -1,0 +1,37 @@
+"""The TLS sessions that all processes of a node have counted, each in its own file, as one (RFC 8460 §4.2)."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import date
+from pathlib import Path
+
+from relay.queue.tls_results import TlsResult
+from relay.store.sqlite.tls_results import TlsResultFile
+
+
+class AllSessionCounts:
+    """Implements relay.app.reporting.SessionCounts over several files. Made by `counts_in`."""
+
+    def __init__(self, files: Sequence[TlsResultFile]) -> None:
+        self._files = files
+
+    async def domains(self, day: date, after: str, limit: int) -> Sequence[str]:
+        """Return domains behind `after` in order, each once whichever files have it. Raises StoreError."""
+        found = {domain for file in self._files for domain in await file.domains(day, after, limit)}
+        return sorted(found)[:limit]
+
+    async def results(self, day: date, domain: str) -> Sequence[TlsResult]:
+        """Return what was counted, file by file: equal results may come more than once. Raises StoreError."""
+        return [result for file in self._files for result in await file.results(day, domain)]
+
+
+@asynccontextmanager
+async def counts_in(paths: Iterable[Path]) -> AsyncIterator[AllSessionCounts]:
+    """Open files for reading, beside whoever writes them. Raises StoreError."""
+    async with AsyncExitStack() as exits:
+        files: list[TlsResultFile] = []
+        for path in paths:
+            file = await TlsResultFile.open(path)
+            exits.push_async_callback(file.close)
+            files.append(file)
+        yield AllSessionCounts(files)
