@@ -126,6 +126,15 @@ async def test_a_day_is_reported_after_midnight_and_its_spread_to_every_endpoint
     assert (await world.mails(), len(world.poster.got)) == (["t@y.test"], 1)
 
 
+async def test_sessions_that_are_settled_just_after_midnight_are_waited_for(world: World) -> None:
+    world.publish("x.test", "https://r.test/")
+    await world.count()
+    await world.look(MIDNIGHT + timedelta(minutes=5))
+    assert not await world.store.is_planned(DAY, "x.test")
+    await world.look(MIDNIGHT + timedelta(minutes=10))
+    assert len(world.poster.got) == 1
+
+
 @pytest.mark.rfc("8460-5.5-b", "8460-5.5-c", "8460-3-ae")
 async def test_the_mail_is_signed_and_nobody_is_told_of_its_fate(world: World) -> None:
     world.publish("x.test", "mailto:t@y.test")
@@ -227,6 +236,7 @@ async def test_a_crash_between_queueing_and_marking_makes_no_second_mail(world: 
     (after,) = await world.queue.list(ALL, 10)
     assert after.message.queue_id == before.message.queue_id
     assert await world.store.in_flight(10) == []
+    assert await world.store.due(MIDNIGHT + 48 * HOUR, 10) == []
 
 
 async def test_a_crash_before_queueing_loses_no_mail(world: World) -> None:
