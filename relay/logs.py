@@ -129,8 +129,15 @@ class _Waiting(logging.Handler):
         self.records: deque[logging.LogRecord] = deque()
         self.some = threading.Event()
         self.room = threading.Event()
+        self._turn = threading.Lock()
         self._most = most
         self._dropped = 0
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As any handler does, but that there are no filters here."""
+        with self._turn:
+            self.emit(record)
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         while len(self.records) >= self._most:

@@ -96,13 +96,15 @@ class SlotTable:
 
     def limit(self, destination: str, now: float) -> int:
         """How many connections the destination may have: one more with each success, half after a failure."""
-        limit = self._successes[destination].limit if self.standing(destination, now) is Standing.PROVEN else 1
-        return min(limit, self.settings.most(destination))
+        success, settings = self._successes.get(destination), self.settings
+        limit = success.limit if success is not None and now - success.at < PROVEN_SECONDS else 1
+        return min(limit, settings.named.get(destination, settings.max_connections_per_destination))
 
     def host_limit(self, mx_host: str) -> int:
         """How many connections the MX host may have."""
-        window = self._windows.get(mx_host)
-        return min(window.limit if window else FIRST_LIMIT, self.settings.most(mx_host))
+        window, settings = self._windows.get(mx_host), self.settings
+        limit = window.limit if window is not None else FIRST_LIMIT
+        return min(limit, settings.named.get(mx_host, settings.max_connections_per_destination))
 
     def take(self, destination: str, mx_host: str, now: float) -> Standing | None:
         """Take a slot, or return None if there is none; the standing it was taken at goes back with `give_back`."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay import events
 from relay.logs import ConsoleFormatter, JsonFormatter, LogOutput
 from relay.printable import printable
 
@@ -72,6 +73,25 @@ def test_fields_may_be_the_argument_of_an_event_of_ours() -> None:
         "mx": "a%sb",
     }
     assert ConsoleFormatter().format(made).endswith("x.y mx=a%sb event=z")
+
+
+@pytest.mark.parametrize("form", [JsonFormatter(), ConsoleFormatter()])
+def test_an_event_of_each_message_is_told_as_any_other(
+    form: logging.Formatter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="relay")
+    events._tell("message.accepted", {"queue_id": "Q", "size": 3})
+    events.log.info("message.accepted", {"queue_id": "Q", "size": 3})
+    ours, usual = caplog.records
+    assert 0 <= usual.created - ours.created < 60
+    ours.created = usual.created
+    assert form.format(ours) == form.format(usual)
+
+
+def test_an_event_of_each_message_keeps_to_the_level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="relay")
+    events._tell("message.accepted", {"queue_id": "Q"})
+    assert not caplog.records
 
 
 def test_what_a_library_formats_into_its_message_is_no_field() -> None:
