@@ -1,0 +1,60 @@
+"""Counts bytecodes in the relay's main thread, from some seconds after its start; see bytecodes.py."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+AFTER_SECONDS = 5.5
+FOR_SECONDS = 5.0
+
+Counted = list[tuple[int, int, str, str]]
+"""Bytecodes, calls (and each time a coroutine goes on), function and file."""
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self._bytecodes: Counter[CodeType] = Counter()
+        self._calls: Counter[CodeType] = Counter()
+
+    def trace(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "call":
+            self._calls[frame.f_code] += 1
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        elif event == "opcode":
+            self._bytecodes[frame.f_code] += 1
+        return self.trace
+
+    def found(self) -> Counted:
+        return [
+            (bytecodes, self._calls[code], code.co_qualname, code.co_filename)
+            for code, bytecodes in self._bytecodes.most_common()
+        ]
+
+
+def arm() -> None:
+    """Have the process count, if it is a relay that serves; what was found is written to $BYTECODES_TO."""
+    if "serve" not in sys.orig_argv:
+        return
+    to, counter = Path(os.environ["BYTECODES_TO"]), _Counter()
+
+    def toggle(_signal: int, _frame: FrameType | None) -> None:
+        if sys.gettrace() is None:
+            sys.settrace(counter.trace)
+        else:
+            sys.settrace(None)
+            to.write_text(json.dumps(counter.found()))
+
+    def pull() -> None:
+        for seconds in (AFTER_SECONDS, FOR_SECONDS):
+            time.sleep(seconds)
+            os.kill(os.getpid(), signal.SIGUSR2)  # only the main thread can be told to count itself
+
+    signal.signal(signal.SIGUSR2, toggle)
+    threading.Thread(target=pull, daemon=True).start()
