@@ -3,7 +3,7 @@
 # make check   ruff, mypy --strict, import-linter
 # make test    all tests; as root it installs the real servers first, else what is not installed is skipped by name
 # make bench   the relay beside Postfix; writes docs/performance.md (as root; BENCH="--row one-domain --turns 1" for a part)
-# The others: venv, apt, bench-parts, conformance, lock, clean.
+# The others: venv, apt, bench-parts, bytecodes (a message's, by file; as root), conformance, lock, clean.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TESTS ?= tests
 
-.PHONY: help venv demo run check test bench bench-parts conformance lock apt clean
+.PHONY: help venv demo run check test bench bench-parts bytecodes conformance lock apt clean
 .DELETE_ON_ERROR:
 
 help:
@@ -56,6 +56,10 @@ $(VENV)/.bench: requirements-bench.txt | $(VENV)/.dev
 
 bench: venv apt $(VENV)/.bench
 	PYTHONPATH=tests/real $(BIN)/python tests/bench/bench.py $(BENCH)
+
+# What a message costs in Python bytecodes, by file and function; unlike time, the same on any machine.
+bytecodes: venv
+	PYTHONPATH=tests/real $(BIN)/python tests/bench/bytecodes.py
 
 # What single parts of the relay cost; they only print.
 bench-parts: venv
