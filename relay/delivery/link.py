@@ -172,8 +172,9 @@ class Link:
         """
         if self._alive:
             self._demand_protection()
-            self._connected().expect(answers, replies)
-            self._connected().write(commands)
+            protocol = self._connected()
+            protocol.expect(answers, replies)
+            protocol.write(commands)
 
     async def stream(self, content: bytes) -> None:
         """Write content, already dot-stuffed, as fast as the host takes it. Raises LinkError."""

@@ -68,7 +68,7 @@ class Answers:
 
     async def next(self, limit: timedelta) -> Reply:
         """Return the next reply. Its time begins when it is the next to come. Raises LinkError."""
-        while not self._replies or self.fault is not None:
+        while self.fault is not None or not self._replies:
             if self.fault is not None:
                 raise self.fault
             if (end := self._protocol.end) is not None:
@@ -88,7 +88,8 @@ class Answers:
     def give(self, reply: Reply) -> None:
         self.owed -= 1
         self._replies.append(reply)
-        self.wake()
+        if self._waiter is not None:
+            self.wake()
 
     def wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -122,11 +123,7 @@ class ReplyProtocol(SMTPProtocol):
     @property
     def usable(self) -> bool:
         """Whether commands can still be given and replies come."""
-        return not (self.fault or self.end or self.leaving or self._unwanted)
-
-    def ended(self) -> bool:
-        """Whether nothing that the host says is looked at any more."""
-        return self.end is not None
+        return self.end is None and not self.leaving and self._unwanted is None
 
     def expect(self, answers: Answers, replies: int) -> None:
         """Note that so many replies are owed to `answers`, after all that are owed already."""
@@ -195,18 +192,14 @@ class ReplyProtocol(SMTPProtocol):
     # What asyncio calls.
 
     def data_received(self, data: bytes) -> None:
-        if self.ended():
+        if self.end is not None:
             return
         if not self.owed:
             self._give_up(f"the host said something unasked: {clean(data.strip())}")
             return
         try:
             for reply in self._parser.feed(data):
-                if not self.owed:
-                    self._give_up(f"the host said more than it was asked: {clean(data.strip())}")
-                else:
-                    self._deal(reply)
-                if self.ended():
+                if not self._deal(reply):
                     return
         except ReplyError as error:
             self._give_up(f"the host sent {error}")
@@ -216,6 +209,7 @@ class ReplyProtocol(SMTPProtocol):
                 self._give_up(f"the host said more than it was asked: {clean(data.strip())}")
             elif self.leaving:
                 self.abort()
+        self._time_next()
 
     def eof_received(self) -> bool:
         self._finish(broken_off())
@@ -230,24 +224,31 @@ class ReplyProtocol(SMTPProtocol):
         super().connection_lost(exc)
         self._finish(broken_off())
 
-    def _deal(self, reply: Reply) -> None:
+    def _deal(self, reply: Reply) -> bool:
+        """Give a reply to whose turn it is; False if nothing more is to be looked at."""
+        if not self.line:
+            self._give_up(f"the host said more than it was asked: {reply}")
+            return False
         answers = self._latest = self.line[0]
         if answers.content_end is not None and answers.owed == 1 and self._is_within(answers.content_end):
             self._give_up("the host answered before it had the whole content")
-            return
+            return False
         answers.give(reply)
         self.owed -= 1
-        self.deadline.clear()
         if not answers.owed:
             self.line.popleft()
-            if self.line:
-                self._come_to(self.line[0])
+            if self._unwanted is not None and self.line[0] is self._unwanted:
+                self.abort()
+                return False
+        return True
 
-    def _come_to(self, answers: Answers) -> None:
-        if answers is self._unwanted:
-            self.abort()
-        elif answers.limit is not None:
-            self.deadline.set(answers.limit)
+    def _time_next(self) -> None:
+        """Begin the time of the reply that is the next to come, if somebody waits for it already."""
+        limit = self.line[0].limit if self.line else None
+        if limit is None:
+            self.deadline.clear()
+        else:
+            self.deadline.set(limit)
 
     def _give_up(self, why: str) -> None:
         """Believe the host no more, nor what it has just said to whose turn it is; what it said to others stands.

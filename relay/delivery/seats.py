@@ -38,17 +38,18 @@ class _Waiter:
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """The seats of one destination at one target, those among them that are on offer, and the line for them."""
+    """How many seats one destination has at one target, which of them are on offer, and the line for them."""
 
     key: tuple[str, Target]
-    seats: set[Seat] = field(default_factory=set)
+    seats: int = 0
+    prompt: int = 0
     offered: dict[Seat, None] = field(default_factory=dict)
     line: deque[_Waiter] = field(default_factory=deque)
 
     @property
     def soon(self) -> bool:
         """Whether a seat will be free sooner than a new connection could be had."""
-        return len(self.line) < sum(seat.prompt for seat in self.seats)
+        return len(self.line) < self.prompt
 
 
 class Seats:
@@ -90,6 +91,11 @@ class Seats:
             seat.sender = sender
         return seat.sender is sender
 
+    def mark(self, seat: Seat, *, prompt: bool) -> None:
+        """Say whether the seat will soon be free for the next."""
+        seat.row.prompt += prompt - seat.prompt
+        seat.prompt = prompt
+
     def leave(self, seat: Seat) -> bool:
         """One user has nothing more to do with the seat. True if it was the last: `vacate` is to follow."""
         seat.users -= 1
@@ -99,12 +105,12 @@ class Seats:
         """Pass the seat on as it is, to whoever waits for it; else give its slot back, and return False."""
         row = seat.row
         row.offered.pop(seat, None)
-        seat.prompt = False
+        self.mark(seat, prompt=False)
         # A slot at which no session ever stood may have to give way to others.
         if seat.slot.firm and not self._slots.wanted(seat.slot) and (waiter := _first(row.line)):
             waiter.seat.set_result(self._give(seat, waiter.sender))
             return True
-        row.seats.discard(seat)
+        row.seats -= 1
         if not row.seats:
             del self._rows[row.key]
             while waiter := _first(row.line):
@@ -124,7 +130,7 @@ class Seats:
         if row is None:
             row = self._rows[key] = _Row(key)
         seat = Seat(slot, row, users=1, sender=sender)
-        row.seats.add(seat)
+        row.seats += 1
         return seat
 
     async def _wait(self, row: _Row, sender: object) -> Seat | None:

@@ -114,7 +114,7 @@ class LentSession:
                 self._connection = seat.connection
             elif not await self._open(seat, self._pool.obtain):
                 continue
-            seat.prompt = self._prompt
+            self._seats.mark(seat, prompt=self._prompt)
             return
 
     async def _open(self, seat: Seat, connect: Callable[[Target], Awaitable[Connection]]) -> bool:

@@ -100,13 +100,14 @@ async def sink() -> AsyncIterator[int]:
         process.wait()
 
 
-async def deliver(pool: ConnectionPool, target: Target, parcels: "asyncio.Queue[Parcel]") -> None:
+async def deliver(pool: ConnectionPool, slots: Slots, target: Target, parcels: "asyncio.Queue[Parcel]") -> None:
     with contextlib.suppress(asyncio.QueueEmpty):
         while True:
             parcel = parcels.get_nowait()
             async with pool.open(target, destination=DESTINATION, size=parcel.message.size) as session:
                 result = await session.send(parcel)
             assert all(reply.code == 250 for reply in result.replies.values()), result
+            slots.succeeded(DESTINATION, HOST)
 
 
 async def measure(port: int, ca_file: str, level: Level, arguments: argparse.Namespace) -> None:
@@ -134,7 +135,7 @@ async def measure(port: int, ca_file: str, level: Level, arguments: argparse.Nam
         recipient = Recipient(id=number, forward_path="someone@bench.test")
         parcels.put_nowait(Parcel(message=message, recipients=(recipient,), content=content))
     wall, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(deliver(pool, target, parcels) for _ in range(slots.attempts(DESTINATION))))
+    await asyncio.gather(*(deliver(pool, slots, target, parcels) for _ in range(slots.attempts(DESTINATION))))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     await pool.close()
     per_message = cpu / arguments.messages * 1000

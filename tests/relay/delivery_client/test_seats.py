@@ -34,7 +34,7 @@ class Row:
         """A seat at which a session stands and a small message is being sent."""
         seat = await self.take(destination, mx)
         self.slots.opened(seat.slot, ADDRESS)
-        seat.prompt = True
+        self.seats.mark(seat, prompt=True)
         return seat
 
     def queue(self, destination: str = "a.test", mx: str = MX) -> "asyncio.Task[Seat]":
