@@ -239,7 +239,7 @@ class DeliveryWorker:
         decision = settle(job, attempt, now, self._schedule, spread=self._spread())
         if decision.retry_in is not None and retry_at is not None:
             # The look-up is to be tried when its grace is over: not before, and not a whole step later.
-            decision = replace(decision, retry_in=max(retry_at - now, timedelta(seconds=1)))
+            decision = decision._replace(retry_in=max(retry_at - now, timedelta(seconds=1)))
         cool = self._cool_down(job, decision.retry_in, retry_at) if cools and decision.retry_in is not None else None
         notices = await self._write_notices(decision, now) if decision.notices else ()
         if not await self._write(decision.settlement((notice for _, notice in notices), cool_destination=cool)):

@@ -6,7 +6,6 @@ RFC 3461 §5.2, RFC 8461 §5.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -20,8 +19,7 @@ from relay.store.protocols import SettledRecipient, Settlement, Verdict
 _EXPIRED = Status(5, 4, 300)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """All that a Settlement needs but the notices themselves, which have to be built from the content first.
 
     `record_check_missing`: a refusal would have become final, had `_mta-sts` been asked past our caches in this
@@ -170,15 +168,21 @@ _OCCASIONS = (
 
 def _notices(job: Job, judged: list[_Judged], now: datetime, settings: ScheduleSettings) -> Iterator[NoticeRequest]:
     """At most one notice of each kind; none for a message that is itself a notice (RFC 5321 §4.5.5)."""
-    if job.message.envelope.reverse_path == "":
+    concerned = [one for one in judged if not _as_hoped(one)]
+    if not concerned or job.message.envelope.reverse_path == "":
         return
     for kind, occasion, verdict in _OCCASIONS:
-        about = [one for one in judged if one.settled.verdict is verdict and notice_due(one.recipient, occasion)]
+        about = [one for one in concerned if one.settled.verdict is verdict and notice_due(one.recipient, occasion)]
         if kind is NoticeKind.RELAYED:
             # RFC 3461 §5.2.1: the next hop has taken over the duty to report success.
             about = [one for one in about if not one.outcome.dsn_passed_on]
         if about and (kind is not NoticeKind.DELAYED or delay_notice_due(job, now, settings)):
             yield NoticeRequest(kind=kind, recipients=tuple([_noticed(one, job, kind, settings) for one in about]))
+
+
+def _as_hoped(one: _Judged) -> bool:
+    """Whether nobody is told: it was delivered, and NOTIFY asks for nothing (RFC 3461 §4.1)."""
+    return one.settled.verdict is Verdict.DELIVERED and one.recipient.notify is None
 
 
 def _noticed(one: _Judged, job: Job, kind: NoticeKind, settings: ScheduleSettings) -> NoticeRecipient:

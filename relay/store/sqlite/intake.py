@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.queue.message import Job, Lease, Message, NewMessage, NewRecipient, Recipient, StoredContent
 from relay.store.protocols import StoreError
@@ -42,16 +42,14 @@ _NO_LEASE: Row = (0, 0, 0, None, None)
 """attempts, fence, counted, leased_by, leased_until"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseTerms:
+class LeaseTerms(NamedTuple):
     """Who leases, and until when (microseconds)."""
 
     incarnation: str
     until: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A message that comes in at `now`; its jobs at the destinations in `lease` may be leased at once."""
 
     new: NewMessage

@@ -154,7 +154,8 @@ class SqliteQueueStore:
                 self._work.set()
             self._leased(jobs, heard)
 
-        arrival = Arrival(new=message, now=self._now(), terms=self._terms(), lease=lease)
+        now = self._now()
+        arrival = Arrival(new=message, now=now, terms=self._terms(now), lease=lease)
         return await self._writer.join(self._insert_messages, arrival, size=message.size, done=enqueued)
 
     async def begin_upload(self) -> SqliteUpload:
@@ -171,19 +172,21 @@ class SqliteQueueStore:
         return await self._reader.run(partial(views.due_destinations, now=self._now(), limit=limit))
 
     async def claim(self, destination: str, limit: int) -> Sequence[Job]:
-        now, terms = self._now(), self._terms()
+        now = self._now()
+        terms = self._terms(now)
         return await self._writer.run(
             lambda connection: leasing.claim(connection, destination, limit, now, terms), done=self._leased
         )
 
     async def settle(self, settlement: Settlement) -> None:
         """Write the end of an attempt; see QueueStore. Raises ValueError if it would be tried again at once."""
-        ending = settling.settled(settlement, self._now(), self._terms())
+        now = self._now()
+        ending = settling.settled(settlement, now, self._terms(now))
         at_once = bool(ending.waiting) and not settlement.retry_in
         await self._end(ending, wake=at_once or bool(settlement.notices))
 
     async def renew(self, jobs: Sequence[Job] | None = None) -> None:
-        await self._writer.run(partial(leasing.renew, jobs=jobs, terms=self._terms()))
+        await self._writer.run(partial(leasing.renew, jobs=jobs, terms=self._terms(self._now())))
 
     async def hold(self, job: Job, reason: HoldReason) -> None:
         await self._writer.run(partial(leasing.hold, job=job, reason=reason, now=self._now()))
@@ -269,7 +272,8 @@ class SqliteQueueStore:
         return await self._operate(operating.release, which, State.HELD)
 
     async def claim_for_drop(self, which: QueueFilter, limit: int) -> Sequence[Job]:
-        now, terms = self._now(), self._terms()
+        now = self._now()
+        terms = self._terms(now)
         states = (State.QUEUED, State.HELD)
         ids = await self._viewer.run(
             partial(
@@ -281,7 +285,8 @@ class SqliteQueueStore:
         )
 
     async def drop(self, job: Job, notices: tuple[NewMessage, ...]) -> None:
-        await self._end(settling.dropped(job, notices, self._now(), self._terms()), wake=True)
+        now = self._now()
+        await self._end(settling.dropped(job, notices, now, self._terms(now)), wake=True)
 
     async def pause(self, domain: str) -> None:
         await self._writer.run(partial(operating.pause, domain=domain))
@@ -347,8 +352,8 @@ class SqliteQueueStore:
     def _now(self) -> int:
         return to_us(self._clock.now())
 
-    def _terms(self) -> LeaseTerms:
-        return LeaseTerms(incarnation=self._incarnation, until=self._now() + self._lease_us)
+    def _terms(self, now: int) -> LeaseTerms:
+        return LeaseTerms(incarnation=self._incarnation, until=now + self._lease_us)
 
     def _wake(self, _result: object, _heard: bool) -> None:
         self._work.set()

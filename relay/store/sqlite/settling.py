@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from relay.queue.message import HoldReason, Job, NewMessage, State
 from relay.queue.tls_results import TlsResult
@@ -45,8 +45,7 @@ _MARK_FAILED = (
 _COOL = "UPDATE destinations SET cooled_until = max(cooled_until, ?) WHERE name = ?"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(NamedTuple):
     """What becomes of a leased job and its recipients at `now`. Times are microseconds; None leaves what is there.
 
     `recipients` are those that go on waiting, `finished` those that are final from now on, as the file keeps them.
