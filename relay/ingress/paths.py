@@ -19,7 +19,7 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 
 # What nearly every path looks like. The last label starts with a letter, so that the name is no address.
 _ORDINARY = re.compile(
-    rf"<({_ATEXT}+(?:\.{_ATEXT}+)*)@((?:{_LABEL}\.)*[A-Za-z](?:[A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?)>".encode()
+    rf"<{_ATEXT}+(?:\.{_ATEXT}+)*@(?:{_LABEL}\.)*[A-Za-z](?:[A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?>".encode()
 )
 _DOT_STRING = re.compile(rf"(?:{_ATEXT}|[^\x00-\x7f])+(?:\.(?:{_ATEXT}|[^\x00-\x7f])+)*")
 _QUOTED_STRING = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e]|[^\x00-\x7f])*"')
@@ -101,12 +101,11 @@ def parse_mailbox(text: str) -> Path:
 
 
 def _parse(path: bytes, *, smtputf8: bool) -> Path:
-    match = _ORDINARY.fullmatch(path)
-    if match is not None and len(path) <= _MAX_PATH:
-        local, domain = match.groups()
+    if len(path) <= _MAX_PATH and _ORDINARY.fullmatch(path):
+        local, _, domain = path[1:-1].decode("ascii").partition("@")
         if len(local) <= _MAX_LOCAL:
-            name = domain.decode("ascii").lower()
-            return Path(f"{local.decode('ascii')}@{name}", name)
+            name = domain.lower()
+            return Path(f"{local}@{name}", name)
     return _parse_any(path, smtputf8=smtputf8)
 
 

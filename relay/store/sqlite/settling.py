@@ -78,7 +78,7 @@ def settled(settlement: Settlement, now: int, terms: LeaseTerms) -> Ending:
     if waiting:
         state = State.QUEUED if hold_reason is None else State.HELD
     else:
-        state = State.FAILED if any(row[-1] == State.FAILED.value for row in finished) else State.DELIVERED
+        state = State.FAILED if Verdict.FAILED in [told.verdict for told in settlement.recipients] else State.DELIVERED
     return Ending(
         job=job,
         now=now,
