@@ -18,7 +18,9 @@ Counted = list[tuple[int, int, str, str]]
 """Bytecodes, calls (and each time a coroutine goes on), function and file."""
 
 
-class _Counter:
+class Count:
+    """What one thread does, by function."""
+
     def __init__(self) -> None:
         self._bytecodes: Counter[CodeType] = Counter()
         self._calls: Counter[CodeType] = Counter()
@@ -42,7 +44,7 @@ def arm() -> None:
     """Have the process count, if it is a relay that serves; what was found is written to $BYTECODES_TO."""
     if "serve" not in sys.orig_argv:
         return
-    to, counter = Path(os.environ["BYTECODES_TO"]), _Counter()
+    to, counter = Path(os.environ["BYTECODES_TO"]), Count()
 
     def toggle(_signal: int, _frame: FrameType | None) -> None:
         if sys.gettrace() is None:
