@@ -57,7 +57,7 @@ $(VENV)/.bench: requirements-bench.txt | $(VENV)/.dev
 bench: venv apt $(VENV)/.bench
 	PYTHONPATH=tests/real $(BIN)/python tests/bench/bench.py $(BENCH)
 
-# What a message costs in Python bytecodes, by file and function; unlike time, the same on any machine.
+# What a message costs in Python bytecodes, by file and function; steadier than time.
 bytecodes: venv
 	PYTHONPATH=tests/real $(BIN)/python tests/bench/bytecodes.py
 

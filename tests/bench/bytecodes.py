@@ -1,10 +1,11 @@
-"""How many Python bytecodes a message costs the relay's loop, by file: the same from run to run, as time is not.
+"""How many Python bytecodes a message costs the relay's loop, by file.
 
     PYTHONPATH=tests/real .venv/bin/python tests/bench/bytecodes.py [--functions 40]
 
 The relay is started with this directory's `bytecode_counter` in its process, which counts for some seconds in the
-middle of a run of the row `one-domain`. What it does meanwhile is slower by an order of magnitude, but for the number
-of messages that are found together (some batches are smaller) it does the same as ever.
+middle of a run of the row `one-domain`. It is slower meanwhile by an order of magnitude, so that batches are of other
+sizes. What else the machine does hardly matters, as it does to time; but runs differ by some percent, with how far
+deliveries were behind what came in: compare functions by bytecodes for each call, and totals over several runs.
 """
 
 import argparse
