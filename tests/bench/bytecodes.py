@@ -4,7 +4,7 @@
 
 The relay is started with this directory's `bytecode_counter` in its process, which counts for some seconds in the
 middle of a run of the row `one-domain`. It is slower meanwhile by an order of magnitude, so that batches are of other
-sizes. What else the machine does hardly matters, as it does to time; but runs differ by some percent, with how far
+sizes. What else the machine does hardly matters, as it does to time; but runs differ by a tenth and more, with how far
 deliveries were behind what came in: compare functions by bytecodes for each call, and totals over several runs.
 """
 
