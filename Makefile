@@ -3,6 +3,7 @@
 # make check   ruff, mypy --strict, import-linter
 # make test    all tests; as root it installs the real servers first, else what is not installed is skipped by name
 # make bench   the relay beside Postfix; writes docs/performance.md (as root; BENCH="--row one-domain --turns 1" for a part)
+# make bench-growth   how throughput, CPU time and memory grow, and the calculation for more; part of a whole make bench
 # The others: venv, apt, bench-parts, bytecodes (a message's, by file; as root), conformance, lock, clean.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TESTS ?= tests
 
-.PHONY: help venv demo run check test bench bench-parts bytecodes conformance lock apt clean
+.PHONY: help venv demo run check test bench bench-growth bench-parts bytecodes conformance lock apt clean
 .DELETE_ON_ERROR:
 
 help:
@@ -56,6 +57,11 @@ $(VENV)/.bench: requirements-bench.txt | $(VENV)/.dev
 
 bench: venv apt $(VENV)/.bench
 	PYTHONPATH=tests/real $(BIN)/python tests/bench/bench.py $(BENCH)
+	$(if $(BENCH),,$(MAKE) bench-growth)
+
+bench-growth: venv apt $(VENV)/.bench
+	PYTHONPATH=.:tests:tests/real $(BIN)/python tests/bench/growth.py $(GROWTH)
+	$(if $(GROWTH),,PYTHONPATH=tests/real $(BIN)/python tests/bench/bench.py --page)
 
 # What a message costs in Python bytecodes, by file and function; steadier than time.
 bytecodes: venv

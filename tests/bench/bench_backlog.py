@@ -30,10 +30,13 @@ _FILL = """
     INSERT INTO jobs (id, queue_id, number, content_id, destination, state, waiting, size, accepted_at, next_attempt_at,
         attempts, fence, origin, message_id, reverse_path, smtputf8, eight_bit, utf8_header, client_address,
         client_helo, recipients)
-    SELECT i * 3, printf('B%025d', i), 0, i * 3 + 1, iif(i % 10, 'dead.test', 'd' || (i / 10 % 1000) || '.test'),
+    SELECT i * 3, printf('B%025d', i), 0, i * 3 + 1,
+        coalesce(:only, iif(i % 10, 'dead.test', 'd' || (i / 10 % 1000) || '.test')),
         'queued', 1, 300, :now + i, :now + i, 3, 3, 'client', '<' || i || '@from.test>', 'a@from.test', 0, 0, 0,
         '192.0.2.1', 'mail.from.test',
-        json_array(json_array(i * 3 + 2, 'user' || i || '@dead.test', NULL, NULL, '4.4.1', 'connection timed out'))
+        json_array(json_array(
+            i * 3 + 2, 'user' || i || '@' || coalesce(:only, 'dead.test'), NULL, NULL, '4.4.1', 'connection timed out'
+        ))
     FROM n
 """
 _FILL_CHUNKS = """
@@ -42,13 +45,13 @@ _FILL_CHUNKS = """
 """
 
 
-def fill(path: Path, length: int) -> None:
-    """Put so many messages into a new file, all of them due by now."""
-    now = int((time.time() - 86_400) * 1_000_000)
+def fill(path: Path, length: int, *, only: str | None = None, age: int = 86_400) -> None:
+    """Put so many messages into a new file, `age` seconds old and due by now; with `only` all are for that domain."""
+    now = int((time.time() - age) * 1_000_000)
     with closing(open_database(path, load_schema("schema", APPLICATION_ID))) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         for first in range(1, length + 1, _STEP):
-            values = {"first": first, "last": min(first + _STEP - 1, length), "now": now}
+            values = {"first": first, "last": min(first + _STEP - 1, length), "now": now, "only": only}
             connection.execute("BEGIN")
             connection.execute(_FILL_CHUNKS, values)
             connection.execute(_FILL, values)

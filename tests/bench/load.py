@@ -11,12 +11,19 @@ SESSIONS = 20
 
 
 def offer(
-    port: int, domain: str, messages: int, size: int, *, sessions: int = SESSIONS, address: str = "127.0.0.1"
+    port: int,
+    domain: str,
+    messages: int,
+    size: int,
+    *,
+    sessions: int = SESSIONS,
+    address: str = "127.0.0.1",
+    recipients: int = 1,
 ) -> None:
     """Offer messages to one domain and wait until all are accepted; each has an id of its own (Message-Id)."""
     command = [
         program("smtp-source"), "-d", "-N", "-s", str(min(sessions, messages)), "-m", str(messages), "-l", str(size),
-        "-f", "sender@bench.test", "-t", f"user@{domain}", f"inet:{address}:{port}",
+        "-r", str(recipients), "-f", "sender@bench.test", "-t", f"user@{domain}", f"inet:{address}:{port}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or done.stderr:
