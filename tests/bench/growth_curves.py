@@ -40,11 +40,15 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """`xs` are what is varied. `measure` does one point on a relay of its own, in an empty directory."""
+    """`xs` are what is varied. `measure` does one point on a relay of its own, in an empty directory.
+
+    A slope is told for each `unit`, which is `per` of x.
+    """
 
     name: str
     title: str
     unit: str
+    per: int = 1
     work: str
     xs: Callable[[Share], Sequence[int]]
     measure: Callable[[int, Share, Stage, Path], Figures]
@@ -129,7 +133,8 @@ CURVES = (
     Curve(
         name="queue",
         title="Queue length",
-        unit="queued message",
+        unit="1,000 queued messages",
+        per=1000,
         work="Messages of 10 kB for one live domain, while so many due ones wait for a domain whose host is down.",
         xs=partial(_up_to, (10**3, 10**4, 10**5, 10**6), lambda share: share.queued),
         measure=_queue,
@@ -166,7 +171,8 @@ CURVES = (
     Curve(
         name="size",
         title="Message size",
-        unit="octet",
+        unit="kB",
+        per=1000,
         work="Messages of this size for one domain; six of the largest.",
         xs=partial(_all, (10**3, 10**4, 10**5, 10**6, 10**7, 10**8)),
         measure=_size,
@@ -194,9 +200,10 @@ CURVES = (
         causes={
             "cpu_ms": Cause(
                 shapes=_RISING,
-                text="The messages are the same, so that what grows is the first contact with a domain: its DNS "
-                "questions, a TLS connection to its policy host and another one to its MX host. These two handshakes "
-                "are most of it; domains that share a provider's MX hosts share the second.",
+                text="The messages are the same, so that what grows is the first contact with a domain. Of what a "
+                "profile of nothing but first contacts has seen in the interpreter, two fifths are the DNS questions, "
+                "which are written and read in Python, a quarter is the policy over HTTPS, with a TLS connection of "
+                "its own, and a tenth is connecting to the MX host, which domains of one provider share.",
             ),
             "memory_mb": Cause(
                 shapes=_RISING,

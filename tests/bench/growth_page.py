@@ -89,15 +89,15 @@ def _shape(curve: Curve, points: Mapping[str, Figures], name: str) -> str:
         return f"- {said}: {values[-1][1] / values[0][1]:.2f} × from the first point to the last.{also}"
     cause = curve.causes.get(name)
     why = f" {cause.text}" if cause is not None and shape.fits and shape.name in cause.shapes else ""
-    return f"- {said}: {_words(shape, unit, curve.unit)}{also}{why}"
+    return f"- {said}: {_words(shape, unit, curve)}{also}{why}"
 
 
-def _words(shape: Shape, unit: str, each: str) -> str:
+def _words(shape: Shape, unit: str, curve: Curve) -> str:
     sign = "+" if shape.slope >= 0 else "−"
     slope = {
         "constant": "",
         "logarithmic": f" {sign} {abs(shape.slope):.3g} {unit} for each tenfold",
-        "linear": f" {sign} {abs(shape.slope):.3g} {unit} for each {each}",
+        "linear": f" {sign} {abs(shape.slope) * curve.per:.3g} {unit} for each {curve.unit}",
         "n log n": f" {sign} {abs(shape.slope):.3g} {unit} × n log₁₀ n",
         "quadratic": f" {sign} {abs(shape.slope):.3g} {unit} × n²",
     }[shape.name]
@@ -116,10 +116,10 @@ def _paper(cost: Costs | None) -> Iterator[str]:
         f"times the mean; {TAIL:.0%} of the mail spread evenly over all domains, the rest for few that are always "
         f"known; TTLs of {TTL} s and {ROUTES:,} routes remembered by each worker, after which a domain counts as met "
         "anew, with all that its first contact costs (an upper bound: its policy and often a connection are still "
-        f"there); policies refreshed every {REFRESH // 3600} h; a trace of {RETAINED_DAYS} days. A node has {node.cores} "
-        f"cores with a worker each, {node.busy:.0%} busy at the peak, writes {node.written_mb:g} MB/s and flushes "
-        f"{node.flushes:,.0f} times a second to {node.disk_gb:,.0f} GB, and has {8 * node.network_mb / 1000:g} Gbit/s, "
-        f"{node.memory_gb:g} GB and a resolver for "
+        f"there); policies refreshed every {REFRESH // 3600} h; a trace of {RETAINED_DAYS} days. A node has "
+        f"{node.cores} cores with a worker each, {node.busy:.0%} busy at the peak, writes {node.written_mb:g} MB/s and "
+        f"flushes {node.flushes:,.0f} times a second to {node.disk_gb:,.0f} GB, and has "
+        f"{8 * node.network_mb / 1000:g} Gbit/s, {node.memory_gb:g} GB and a resolver for "
         f"{node.questions:,.0f} questions/s. Nodes share nothing, and a client chooses any."
     )
     yield (
