@@ -129,7 +129,7 @@ class _Waiting(logging.Handler):
         self.records: deque[logging.LogRecord] = deque()
         self.some = threading.Event()
         self.room = threading.Event()
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()  # a collection of garbage may log in the middle of a record
         self._most = most
         self._dropped = 0
 

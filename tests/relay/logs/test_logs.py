@@ -191,6 +191,38 @@ def test_a_stuck_reader_costs_records_below_error_and_they_are_counted() -> None
     assert sum(line["records"] for line in lines if line["event"] == "log.dropped") == 20
 
 
+class Interrupted(logging.LogRecord):
+    """A record during whose handling another one is logged, as a finalizer does that the collector runs just then."""
+
+    @property
+    def levelno(self) -> int:
+        log.warning("from.within")
+        return logging.INFO
+
+    @levelno.setter
+    def levelno(self, level: int) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("restored_levels")
+def test_a_record_within_a_record_does_not_lock_the_loop_up() -> None:
+    stream = StuckStream()
+    with LogOutput(stream, queued_records=1) as output:
+        output.configure("json", "info")
+        log.info("first")
+        assert stream.stuck.wait(10)
+        log.info("fills the queue")
+        interrupted = Interrupted("relay", logging.INFO, "f", 1, "outer", None, None)
+        handling = threading.Thread(target=logging.getLogger().handle, args=(interrupted,), daemon=True)
+        handling.start()
+        handling.join(10)
+        stream.go.set()
+        assert not handling.is_alive()
+        log.error("waits for room")
+    dropped = [json.loads(line) for line in stream.getvalue().splitlines() if "log.dropped" in line]
+    assert [line["records"] for line in dropped] == [2]
+
+
 class Untellable:
     def __str__(self) -> str:
         raise RuntimeError("no")
