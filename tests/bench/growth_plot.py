@@ -7,6 +7,7 @@ import matplotlib as mpl
 from figures import Figures
 from growth_curves import CURVES
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 _PANELS = (
     ("messages_per_second", "messages/s", "#1b7f5c"),
@@ -29,10 +30,20 @@ def draw(curves: Mapping[str, Mapping[str, Figures]], path: Path) -> None:
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.set_ylim(*_room(ys))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.set_xticks([int(x) for x in points], [_short(int(x)) for x in points])
+            axes.minorticks_off()
             axes.set_xlabel(curve.title.lower())
             axes.set_title(title)
             axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _short(number: int) -> str:
+    return next(
+        (f"{number // unit} {name}" for unit, name in ((10**6, "M"), (1000, "k")) if number >= unit), f"{number}"
+    )
 
 
 def _room(ys: Sequence[float]) -> tuple[float, float]:
