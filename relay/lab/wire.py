@@ -11,6 +11,7 @@ import ssl
 import struct
 import warnings
 from collections.abc import Callable
+from typing import cast
 
 from relay.lab.ca import Identity
 
@@ -193,7 +194,7 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # those of uvloop are like it, but no subclass
         self._transport = transport
         if self._listener.closed:
             self.reset()
