@@ -47,6 +47,7 @@ CANNOT_START = (StateDirError, StoreError, CertificateError, UsersFileError, OSE
 _RETIRED_FOR_SECONDS = 1800.0
 """How long the way out of former settings stays open for attempts that began under them."""
 _STORE_PAUSE_SECONDS = 60.0
+_CANCEL_SECONDS = 1.0
 _STOP_RESERVE = timedelta(seconds=6)
 """What of `stop_timeout` is kept for hanging up on those who did not end by themselves, and for closing files."""
 
@@ -190,9 +191,7 @@ class Relay:
         await asyncio.gather(self._listeners.stop(grace), self._dispatcher.stop(grace))
         if self._admin is not None:
             self._admin.stop()
-        for name, task in self._tasks.items():
-            if name not in ("delivery", "http"):
-                task.cancel()
+        await _cancel({task for name, task in self._tasks.items() if name not in ("delivery", "http")})
         await asyncio.wait(self._tasks.values())
         await asyncio.gather(*(outbound.close() for outbound in (self._outbound, *self._retired)))
 
@@ -306,6 +305,14 @@ class Relay:
             await outbound.close()
 
         self._run(f"retired {id(outbound)}", close_later())
+
+
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    """End tasks for good. One may miss it: asyncio.wait_for (3.11) loses what comes just as its work is done."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
 
 
 @asynccontextmanager

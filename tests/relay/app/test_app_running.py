@@ -1,6 +1,7 @@
 """The relay inside this process: readiness, reload, and what becomes of it when a part of it dies."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -43,6 +44,17 @@ async def test_a_task_that_dies_takes_the_relay_down(settings: Settings) -> None
     assert caught.group_contains(RuntimeError, match="a bug")
     async with running(settings) as again:  # everything was let go of
         assert not await again._health.reasons_not_ready()
+
+
+async def test_a_task_that_misses_its_cancellation_does_not_keep_the_relay_from_ending(settings: Settings) -> None:
+    async def deaf() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(20), running(settings) as relay:
+        relay._run("deaf", deaf())
+        await asyncio.sleep(0)
 
 
 async def test_an_error_of_the_body_stops_the_relay_in_order(settings: Settings) -> None:
