@@ -78,8 +78,8 @@ conformance: venv
 LOCK := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --quiet --python-version 3.11
 lock: venv
 	$(PIP) install uv
-	$(BIN)/$(LOCK) pyproject.toml -o requirements.txt
-	$(BIN)/$(LOCK) pyproject.toml --group dev -o requirements-dev.txt
+	$(BIN)/$(LOCK) pyproject.toml --extra fast -o requirements.txt
+	$(BIN)/$(LOCK) pyproject.toml --extra fast --group dev -o requirements-dev.txt
 	$(BIN)/$(LOCK) --group pyproject.toml:bench -c requirements-dev.txt -o requirements-bench.txt
 	echo 'setuptools>=77' | $(BIN)/$(LOCK) - -o docker/requirements-build.txt
 

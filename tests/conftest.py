@@ -1,11 +1,13 @@
 """Marks that change what a result means, and the shared fakes, certificates and contract suites for all tests."""
 
+import asyncio
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import pytest
+import uvloop
 
 for directory in ("contract", "e2e", "real"):
     sys.path.insert(0, str(Path(__file__).parent / directory))
@@ -15,6 +17,24 @@ pytest_plugins = ["e2e_scene", "real_world"]
 
 REQUIRE_ALL = bool(os.environ.get("REQUIRE_ALL"))
 """Set by .ci/run: a skipped test is a failure, since it has shown nothing."""
+
+
+ON_BOTH_LOOPS = frozenset(
+    {
+        "test_app_line.py",
+        "test_client_session.py",
+        "test_connection_pool.py",
+        "test_policy_fetch.py",
+        "test_session_tls.py",
+    }
+)
+"""What the event loop itself does: connections, TLS, closing. These run on uvloop too, as does the relay of e2e."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.path.name in ON_BOTH_LOOPS:
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.hookimpl(wrapper=True)
