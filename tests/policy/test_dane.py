@@ -81,7 +81,6 @@ def test_what_a_record_stands_for(usage: int, selector: int, matching_type: int)
         TlsaRecord(usage=2, selector=1, matching_type=0, data=KEY + b"\0"),
         TlsaRecord(usage=2, selector=0, matching_type=0, data=ISSUED.der + b"\0"),
     ],
-    ids=str,
 )
 def test_what_is_unknown_or_malformed_is_unusable(unusable: TlsaRecord) -> None:
     good = digest(3, 1, 1)
