@@ -94,11 +94,16 @@ def value(metrics: str, sample: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-async def test_two_workers_are_one_relay(scene: Scene, lab: Lab) -> None:
+@pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
+async def test_two_workers_are_one_relay(scene: Scene, lab: Lab, event_loop: str) -> None:
     """Mail through both; metrics, readiness, log, SIGHUP and the command line speak of both."""
     await domain(lab)
     configure(scene, 2)
+    scene.relay.environ = {**os.environ, "MTA_STS_RELAY_LOOP": event_loop}
     async with scene.relay as relay:
+        started = await relay.wait_for(is_event("relay.started"))
+        assert str(started["event_loop"]).startswith(event_loop)
+        assert started["workers"] == 2
         assert await scene.http("/readyz") == (200, "ready\n")
         taken = await send_to_each(scene)
         for number, queue_id in taken.items():
