@@ -332,7 +332,7 @@ async def test_more_workers_take_up_what_one_has_left_and_its_pauses(scene: Scen
 
 async def test_the_command_line_acts_on_all_files(scene: Scene, lab: Lab) -> None:
     await domain(lab, CLOSED)
-    configure(scene, 2)
+    configure(scene, 2, '[queue]\nretry = ["1h"]\n')
     async with scene.relay:
         taken = await send_to_each(scene)
         for queue_id in taken.values():
