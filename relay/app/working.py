@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from relay.app.dying import die_with_parent
 from relay.app.line import Line
 from relay.app.part import Part
 from relay.app.relay import CANNOT_START, Relay, running
-from relay.app.shares import Report
+from relay.app.shares import HeardBounds, Report
 from relay.config import from_json
 from relay.config.quantities import HostPort
 from relay.delivery.slot_table import Demand, SlotSettings
@@ -49,7 +50,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._why = "the parent says so"
         self._relay: Relay | None = None
-        self._bounds_heard = 0
+        self._heard = HeardBounds()
 
     async def run(self, sockets: tuple[socket.socket, ...]) -> None:
         """Work until told to stop, or until a queue file that is only to be emptied is empty."""
@@ -125,7 +126,7 @@ class Worker:
         return done
 
     def _slots(self, bounds: Mapping[str, Any]) -> SlotSettings:
-        self._bounds_heard = bounds["number"]
+        self._heard.add(bounds["number"], time.monotonic())
         return SlotSettings(**bounds["settings"])
 
     # What the parent hears.
@@ -147,7 +148,8 @@ class Worker:
 
     def _report_now(self, relay: Relay) -> Report:
         total, named = relay.demand()
-        return Report(heard=self._bounds_heard, total=total, named=named)
+        idle = relay.settings.delivery.connection_idle.total_seconds()
+        return Report(heard=self._heard.kept_since(time.monotonic() - idle), total=total, named=named)
 
     async def _look_whether_drained(self, relay: Relay) -> None:
         while not await relay.drained():  # noqa: ASYNC110  the command line may be what empties it
