@@ -1,4 +1,4 @@
-"""Every event that the relay logs, one function each; this file is the log reference.
+"""Every event that the relay logs, one function each; this file is the log reference (TLS reports: report_events.py).
 
 Names are `noun.verb`, fields are flat. ERROR: someone must act. WARNING: look this week. Never a message body,
 never a credential. Text from peers arrives here already cleaned of control characters.

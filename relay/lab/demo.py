@@ -22,8 +22,7 @@ from relay.lab.client import submit
 from relay.lab.internet import Lab
 from relay.lab.mx_records import ReceivedMessage
 from relay.lab.relay_process import Event, RelayProcess, lab_config
-from relay.lab.scenarios import (
-    SCENARIOS,
+from relay.lab.scenario import (
     SENDER,
     SENDER_MX,
     Observed,
@@ -33,6 +32,7 @@ from relay.lab.scenarios import (
     Verdict,
     prepare_sender,
 )
+from relay.lab.scenarios import SCENARIOS
 from relay.printable import printable
 
 _AT_ONCE = 8

@@ -16,7 +16,7 @@ from relay.lab.client import Submission, submit
 from relay.lab.internet import Lab
 from relay.lab.mx_records import ReceivedMessage
 from relay.lab.relay_process import Event, RelayProcess, lab_config
-from relay.lab.scenarios import SENDER, SENDER_MX, prepare_sender
+from relay.lab.scenario import SENDER, SENDER_MX, prepare_sender
 
 QUICK_RETRIES = """
 [queue]

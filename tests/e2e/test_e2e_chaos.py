@@ -40,7 +40,7 @@ from relay.lab.mx_behaviour import (
     slow,
 )
 from relay.lab.policy_host import PolicySite, SiteFault
-from relay.lab.scenarios import SENDER, SENDER_MX, prepare_sender
+from relay.lab.scenario import SENDER, SENDER_MX, prepare_sender
 from relay.queue.message import State
 from relay.store.protocols import QueueFilter
 

@@ -14,7 +14,7 @@ from relay.lab.journal import Journal
 from relay.lab.mx_behaviour import Moment, MxBehaviour, Phase
 from relay.lab.mx_records import ReceivedMessage
 from relay.lab.policy_host import PolicySite
-from relay.lab.scenarios import SENDER, SENDER_MX
+from relay.lab.scenario import SENDER, SENDER_MX
 
 MESSAGES = 2_000
 KILLS = 3

@@ -20,7 +20,7 @@ from relay.lab.internet import Lab
 from relay.lab.journal import Journal
 from relay.lab.mx_behaviour import Answer, MxBehaviour, Phase
 from relay.lab.mx_records import ReceivedMessage
-from relay.lab.scenarios import SENDER
+from relay.lab.scenario import SENDER
 from relay.queue.ids import worker_of
 
 MX = "mx1.shop.test"

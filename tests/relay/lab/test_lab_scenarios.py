@@ -8,8 +8,7 @@ from relay.lab.client import submit
 from relay.lab.internet import Lab
 from relay.lab.mx_behaviour import MxBehaviour
 from relay.lab.policy_host import PolicySite
-from relay.lab.scenarios import (
-    SCENARIOS,
+from relay.lab.scenario import (
     SENDER_MX,
     Observed,
     Outcome,
@@ -20,6 +19,7 @@ from relay.lab.scenarios import (
     failed,
     prepare_sender,
 )
+from relay.lab.scenarios import SCENARIOS
 
 
 def scenario(name: str) -> Scenario:
