@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from email import policy as email_policy
 from email.message import EmailMessage
@@ -184,11 +184,23 @@ def _without_chroot(line: str) -> str:
 @contextlib.contextmanager
 def unbound(root: Path, records: list[str], port: int | None = None) -> Iterator[str]:
     """Run unbound on loopback with these records ("name. 60 IN MX 10 host."); yield its "address:port"."""
+    # Without an SOA record no answer that there is nothing could be kept (RFC 2308 §5), as no zone in the world has it.
+    soa = "test. 3600 IN SOA ns.test. hostmaster.test. 1 3600 600 86400 3600"
+    settings = ['module-config: "iterator"', 'local-zone: "test." static']
+    settings += [f"local-data: '{record}'" for record in [soa, *records]]
+    zones = 'forward-zone:\n    name: "."\n    forward-addr: 127.0.0.1@1\n'
+    with running_unbound(root, settings, zones, port) as found:
+        yield f"127.0.0.1:{found}"
+
+
+@contextlib.contextmanager
+def running_unbound(root: Path, settings: Sequence[str], zones: str, port: int | None = None) -> Iterator[int]:
+    """Run unbound on loopback with these lines of its server clause, and these clauses of zones; yield its port."""
     port = port or free_port()
     root.mkdir(parents=True, exist_ok=True)
-    data = "".join(f"    local-data: '{record}'\n" for record in records)
-    # Without an SOA record no answer that there is nothing could be kept (RFC 2308 §5), as no zone in the world has it.
-    (root / "unbound.conf").write_text(f"""
+    lines = "".join(f"    {line}\n" for line in settings)
+    conf = root / "unbound.conf"
+    conf.write_text(f"""
 server:
     interface: 127.0.0.1@{port}
     access-control: 127.0.0.0/8 allow
@@ -199,21 +211,14 @@ server:
     use-syslog: no
     logfile: "{root}/unbound.log"
     do-daemonize: no
-    module-config: "iterator"
     do-not-query-localhost: no
     root-hints: ""
-    local-zone: "test." static
-    local-data: "test. 3600 IN SOA ns.test. hostmaster.test. 1 3600 600 86400 3600"
-{data}
-forward-zone:
-    name: "."
-    forward-addr: 127.0.0.1@1
-remote-control:
+{lines}remote-control:
     control-enable: no
-""")
-    with running([program("unbound"), "-d", "-c", str(root / "unbound.conf")], root / "unbound.out"):
+{zones}""")
+    with running([program("unbound"), "-d", "-c", str(conf)], root / "unbound.out"):
         wait_until(lambda: answers("127.0.0.1", port), "unbound")
-        yield f"127.0.0.1:{port}"
+        yield port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

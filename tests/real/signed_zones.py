@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from real_servers import answers, free_port, program, running, wait_until
+from real_servers import answers, free_port, program, running, running_unbound, wait_until
 
 SIGNED, OPEN, BOGUS, BROKEN = "signed.test", "open.signed.test", "bogus.signed.test", "_tcp.broken.signed.test"
 _SIGNED_ZONES = (SIGNED, BOGUS, BROKEN)
@@ -88,34 +88,16 @@ def _log(root: Path) -> str:
 @contextlib.contextmanager
 def _unbound(root: Path, authority: int, anchor: str) -> Iterator[int]:
     """Run unbound, which validates from that anchor down and asks nobody but the name server at that port."""
-    root.mkdir(parents=True)
-    port = free_port()
-    stubs = "".join(
+    zones = "".join(
         f'stub-zone:\n    name: "{zone}"\n    stub-addr: 127.0.0.1@{authority}\n'
         for zone in (SIGNED, OPEN, BOGUS, BROKEN)
     )
-    conf = root / "unbound.conf"
-    conf.write_text(f"""
-server:
-    interface: 127.0.0.1@{port}
-    access-control: 127.0.0.0/8 allow
-    username: ""
-    chroot: ""
-    directory: "{root}"
-    pidfile: "{root}/unbound.pid"
-    use-syslog: no
-    logfile: "{root}/unbound.log"
-    do-daemonize: no
-    do-ip6: no
-    do-not-query-localhost: no
-    module-config: "validator iterator"
-    trust-anchor: "{anchor}"
-    local-zone: "test." nodefault
-    root-hints: ""
-    ede: yes
-remote-control:
-    control-enable: no
-{stubs}""")
-    with running([program("unbound"), "-d", "-c", str(conf)], root / "unbound.out"):
-        wait_until(lambda: answers("127.0.0.1", port), "unbound")
+    settings = [
+        "do-ip6: no",
+        'module-config: "validator iterator"',
+        f'trust-anchor: "{anchor}"',
+        'local-zone: "test." nodefault',
+        "ede: yes",
+    ]
+    with running_unbound(root, settings, zones) as port:
         yield port
