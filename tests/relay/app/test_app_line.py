@@ -97,6 +97,12 @@ async def test_who_does_not_read_is_told_no_more_than_a_bounded_amount() -> None
         line._writer.transport.abort()
 
 
+def _write(pipe: LogPipe, data: bytes) -> None:
+    """Write all of it: a signal that comes in between ends a write to a full pipe half done."""
+    while data:
+        data = data[os.write(pipe.writing, data) :]
+
+
 def test_lines_of_several_processes_are_never_torn() -> None:
     stream = io.StringIO()
     log = SharedLog(stream)
@@ -104,9 +110,9 @@ def test_lines_of_several_processes_are_never_torn() -> None:
 
     def write(name: int, pipe: LogPipe) -> None:
         for number in range(50):
-            os.write(pipe.writing, f"{name}-{number} {'x' * 9000}\nhalf of {name}-{number}".encode())
-            os.write(pipe.writing, b" and the rest\n")
-        os.write(pipe.writing, b"last, without an end")
+            _write(pipe, f"{name}-{number} {'x' * 9000}\nhalf of {name}-{number}".encode())
+            _write(pipe, b" and the rest\n")
+        _write(pipe, b"last, without an end")
         pipe.handed_over()
 
     writers = [threading.Thread(target=write, args=(name, pipe)) for name, pipe in enumerate(pipes)]
@@ -129,9 +135,8 @@ def test_lines_of_several_processes_are_never_torn() -> None:
 def test_a_line_without_end_is_passed_on_in_pieces() -> None:
     stream = io.StringIO()
     pipe = LogPipe(SharedLog(stream))
-    writing = pipe.writing
     for _ in range(40):
-        os.write(writing, b"x" * 60_000)
+        _write(pipe, b"x" * 60_000)
     pipe.handed_over()
     pipe.ended()
     lines = stream.getvalue().splitlines()
