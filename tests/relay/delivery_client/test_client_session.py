@@ -113,7 +113,7 @@ async def test_a_wildcard_for_the_whole_label_will_do() -> None:
         assert codes(await at.send(level=Level.VERIFIED)) == {1: 250}
 
 
-@pytest.mark.rfc("9325-x-a", "9325-3.7-b", "8461-7.1-c")
+@pytest.mark.rfc("9325-x-a", "9325-3.7-b", "9325-7.1-a", "8461-7.1-c")
 @pytest.mark.parametrize("kind", [CertificateKind.GOOD, *BAD_CERTIFICATES])
 async def test_without_a_policy_any_certificate_will_do(kind: CertificateKind) -> None:
     async with world(MxBehaviour(certificate=kind)) as at:
