@@ -1,18 +1,13 @@
-"""Counts bytecodes in the relay's main thread, from some seconds after its start; see bytecodes.py."""
+"""Counts bytecodes in the relay's main thread, from one SIGUSR2 to the next; see bytecodes.py."""
 
 import json
 import os
 import signal
 import sys
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
-
-AFTER_SECONDS = 5.5
-FOR_SECONDS = 5.0
 
 Counted = list[tuple[int, int, str, str]]
 """Bytecodes, calls (and each time a coroutine goes on), function and file."""
@@ -51,12 +46,8 @@ def arm() -> None:
             sys.settrace(counter.trace)
         else:
             sys.settrace(None)
-            to.write_text(json.dumps(counter.found()))
-
-    def pull() -> None:
-        for seconds in (AFTER_SECONDS, FOR_SECONDS):
-            time.sleep(seconds)
-            os.kill(os.getpid(), signal.SIGUSR2)  # only the main thread can be told to count itself
+            whole = to.with_suffix(".new")
+            whole.write_text(json.dumps(counter.found()))
+            whole.rename(to)
 
     signal.signal(signal.SIGUSR2, toggle)
-    threading.Thread(target=pull, daemon=True).start()

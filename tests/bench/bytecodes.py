@@ -2,34 +2,37 @@
 
     PYTHONPATH=tests/real .venv/bin/python tests/bench/bytecodes.py [--functions 40]
 
-The relay is started with this directory's `bytecode_counter` in its process, which counts for some seconds in the
-middle of a run of the row `one-domain`. It is slower meanwhile by an order of magnitude, so that batches are of other
-sizes. What else the machine does hardly matters, as it does to time; but runs differ by a tenth and more, with how far
-deliveries were behind what came in: compare functions by bytecodes for each call, and totals over several runs.
+The relay is started with this directory's `bytecode_counter` in its process, which counts from before the first of some
+hundred messages is offered until all of them are settled, with connections that stand already: the row `one-domain`,
+but fewer. It is slower meanwhile by an order of magnitude, so that batches are of other sizes. What else the machine
+does hardly matters, as it does to time: runs differ by a few in a hundred.
 """
 
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
 import private_net
 from bytecode_counter import Counted
-from rows import ROWS
-from stage import stage
-from systems import SYSTEMS
-from throughput import ONE_DOMAIN, WARM_DOMAIN
+from load import offer
+from real_servers import wait_until
+from stage import Stage, stage
+from systems import SYSTEMS, Running
+from throughput import ONE_DOMAIN, SIZE, WARM_DOMAIN, Workload, arrived, prepare
 
 HERE = Path(__file__).parent
-_A_MESSAGE = "recipients_settled"
-"""Called once for each message, as each has one recipient."""
+_WORKLOAD = Workload(domains=[ONE_DOMAIN], messages=600, warm=True)
+_SETTLING_SECONDS = 1.0
 
 
 def measure() -> Counted:
-    """Run the row once, and return what was counted meanwhile in the relay's process."""
+    """Return what was counted in the relay's process while it passed the messages on."""
     private_net.enter()
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as temporary:
         root = Path(temporary)
@@ -37,17 +40,27 @@ def measure() -> Counted:
         (root / "sitecustomize.py").write_text("import bytecode_counter\n\nbytecode_counter.arm()\n")
         os.environ["PYTHONPATH"] = f"{root}:{HERE}:{os.environ.get('PYTHONPATH', '')}"
         os.environ["BYTECODES_TO"] = str(found)
-        with stage(root, [WARM_DOMAIN, ONE_DOMAIN]) as scene:
-            ROWS["one-domain"].measure(SYSTEMS["relay"], scene, root / "turn")
+        with stage(root, [WARM_DOMAIN, ONE_DOMAIN]) as scene, SYSTEMS["relay"].run(scene, root / "turn") as running:
+            prepare(scene, running, _WORKLOAD)
+            _offer_counted(scene, running)
+            wait_until(found.exists, "what was counted")
         counted: Counted = json.loads(found.read_text())
         return counted
 
 
+def _offer_counted(scene: Stage, running: Running) -> None:
+    [relay] = running.roots
+    scene.sink.reset()
+    os.kill(relay, signal.SIGUSR2)
+    offer(running.port, ONE_DOMAIN, _WORKLOAD.messages, SIZE)
+    arrived(scene, _WORKLOAD.messages)
+    time.sleep(_SETTLING_SECONDS)
+    os.kill(relay, signal.SIGUSR2)
+
+
 def table(counted: Counted, functions: int) -> list[str]:
     """Lines of the table: bytecodes per message in all, by file, and of the costliest functions."""
-    messages = sum(calls for _, calls, name, _ in counted if name == _A_MESSAGE)
-    if not messages:
-        raise SystemExit("no message was delivered while it was counted")
+    messages = _WORKLOAD.messages
     files: Counter[str] = Counter()
     for bytecodes, _, _, file in counted:
         files[_short(file)] += bytecodes
