@@ -350,6 +350,8 @@ class MemoryQueueStore:
             message_id=new.message_id,
             eight_bit=new.eight_bit,
             utf8_header=new.utf8_header,
+            require_tls=new.require_tls,
+            tls_optional=new.tls_optional,
             client=new.client,
         )
         self._content[new.queue_id] = content

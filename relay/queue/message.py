@@ -1,4 +1,4 @@
-"""A message in the queue: envelope, recipients, where it came from (RFC 5321, RFC 3461, RFC 6531). **Pure.**"""
+"""A message in the queue: envelope, recipients, where it came from (RFC 5321, 3461, 6531, 8689). **Pure.**"""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -107,6 +107,9 @@ class NewMessage:
 
     `eight_bit`: an octet above 127 anywhere; `utf8_header`: one in the header section or a MIME part header
     (decision 11: found by scanning). `message_id` is the RFC 5322 Message-ID, "" if there is none.
+
+    `require_tls`: MAIL said REQUIRETLS (RFC 8689 §2). `tls_optional`: TLS-Required: No is to be honoured (§3), which
+    the former overrules.
     """
 
     queue_id: str
@@ -117,11 +120,15 @@ class NewMessage:
     message_id: str = ""
     eight_bit: bool = False
     utf8_header: bool = False
+    require_tls: bool = False
+    tls_optional: bool = False
     client: Client = field(default_factory=Client)
 
     def __post_init__(self) -> None:
         if not self.recipients:
             raise ValueError("a message needs a recipient")
+        if self.require_tls and self.tls_optional:
+            raise ValueError("REQUIRETLS overrules TLS-Required: No")
 
     @property
     def size(self) -> int:
@@ -140,6 +147,8 @@ class Message:
     message_id: str = ""
     eight_bit: bool = False
     utf8_header: bool = False
+    require_tls: bool = False
+    tls_optional: bool = False
     client: Client = field(default_factory=Client)
 
 

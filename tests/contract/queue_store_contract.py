@@ -158,6 +158,7 @@ class QueueStoreContract:
             message_id="<1@from.test>",
             eight_bit=True,
             utf8_header=True,
+            require_tls=True,
             client=Client(
                 address="192.0.2.7", helo="old.test", tls_version="TLSv1.3", tls_cipher="AES", user="o'brien"
             ),
@@ -166,7 +167,8 @@ class QueueStoreContract:
         found = await entry(store, "Q1")
         assert found.message.accepted_at == START
         assert found.message.accepted_at.utcoffset() == timedelta(0)
-        for name in ("queue_id", "envelope", "size", "origin", "message_id", "eight_bit", "utf8_header", "client"):
+        kept = ("queue_id", "envelope", "size", "origin", "message_id", "eight_bit", "utf8_header", "client")
+        for name in (*kept, "require_tls", "tls_optional"):
             assert getattr(found.message, name) == getattr(new, name)
         assert (found.state, found.attempts, found.next_attempt_at) == (State.QUEUED, 0, START)
         assert [(r.forward_path, r.notify, r.orcpt) for r in found.recipients] == [
@@ -178,6 +180,22 @@ class QueueStoreContract:
             (r.forward_path, r.notify, r.orcpt) for r in new.recipients
         ]
         assert await read(store, "Q1") == CONTENT
+
+    @pytest.mark.rfc("8689-4.1-a", "8689-4.1-d")
+    @pytest.mark.parametrize(("required", "optional"), [(True, False), (False, True)])
+    async def test_what_a_message_says_about_tls_holds_for_each_of_its_jobs(
+        self, store: QueueStore, *, required: bool, optional: bool
+    ) -> None:
+        new = message("Q1", "b@one.test", "c@two.test")
+        await store.enqueue(replace(new, require_tls=required, tls_optional=optional))
+        await store.enqueue(message("Q2", "b@one.test"))
+        said, silent = await store.claim("one.test", 2)
+        (other,) = await store.claim("two.test", 1)
+        assert [(m.require_tls, m.tls_optional) for m in (said.message, other.message, silent.message)] == [
+            (required, optional),
+            (required, optional),
+            (False, False),
+        ]
 
     async def test_times_keep_their_microseconds(self, store: QueueStore, clock: ManualClock) -> None:
         clock.set(START + timedelta(microseconds=123457))

@@ -8,17 +8,19 @@ from relay.queue.message import Client, Envelope, Message, NewMessage, NewRecipi
 
 Row = Sequence[Any]
 
+_REQUIRE_TLS, _TLS_OPTIONAL = 1, 2
+"""jobs.tls_wish: what the message says about TLS; 0 is nothing."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 MESSAGE_COLUMNS = (
     "queue_id, accepted_at, size, origin, message_id, reverse_path, ret, envid, smtputf8, eight_bit, utf8_header, "
-    "client_address, client_helo, client_tls_version, client_tls_cipher, client_user"
+    "tls_wish, client_address, client_helo, client_tls_version, client_tls_cipher, client_user"
 )
 MESSAGE_WIDTH = MESSAGE_COLUMNS.count(",") + 1
 """How many columns `message` takes; others may follow them in a row."""
 MESSAGE_MARKS = (
-    "?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, '')"
+    "?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, '')"
 )
 """Where `message_values` go. Python looks for adapters of each None and bool it binds, at three times the cost."""
 
@@ -56,6 +58,8 @@ def committed(new: NewMessage, accepted_at: int) -> Message:
         message_id=new.message_id,
         eight_bit=new.eight_bit,
         utf8_header=new.utf8_header,
+        require_tls=new.require_tls,
+        tls_optional=new.tls_optional,
         client=new.client,
     )
 
@@ -75,6 +79,7 @@ def message_values(message: Message, accepted_at: int) -> Row:
         int(envelope.smtputf8),
         int(message.eight_bit),
         int(message.utf8_header),
+        _REQUIRE_TLS if message.require_tls else _TLS_OPTIONAL if message.tls_optional else 0,
         client.address,
         client.helo,
         client.tls_version or "",
@@ -88,7 +93,7 @@ def message(row: Row) -> Message:
     queue_id, accepted_at, size, origin, message_id, reverse_path, ret, envid, smtputf8, eight_bit, utf8_header = row[
         :11
     ]
-    address, helo, tls_version, tls_cipher, user = row[11:MESSAGE_WIDTH]
+    tls_wish, address, helo, tls_version, tls_cipher, user = row[11:MESSAGE_WIDTH]
     return Message(
         queue_id=queue_id,
         accepted_at=from_us(accepted_at),
@@ -100,6 +105,8 @@ def message(row: Row) -> Message:
         message_id=message_id,
         eight_bit=bool(eight_bit),
         utf8_header=bool(utf8_header),
+        require_tls=tls_wish == _REQUIRE_TLS,
+        tls_optional=tls_wish == _TLS_OPTIONAL,
         client=Client(address=address, helo=helo, tls_version=tls_version, tls_cipher=tls_cipher, user=user),
     )
 

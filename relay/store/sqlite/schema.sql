@@ -1,4 +1,4 @@
--- The queue (docs/architecture.md, "The queue"), version 3.
+-- The queue (docs/architecture.md, "The queue"), version 4.
 --
 -- Times are microseconds since 1970-01-01 UTC by the store's clock; durations end in _us.
 -- Ids come from `sequence`, a block at a time, and are never used twice: an old lease or upload can name nothing new.
@@ -44,6 +44,7 @@ CREATE TABLE shared (
 -- waiting counts the recipients not yet final. fence grows with each lease. counted: this lease counted an attempt.
 -- next_attempt_at matters while queued, and is kept under a lease for the case that the lease is given back.
 -- A job that was leased in order to be dropped keeps hold_reason and held_at, and goes back to held if it is not.
+-- tls_wish: 1 if MAIL said REQUIRETLS (RFC 8689), 2 if TLS-Required: No is honoured, else 0.
 -- recipients: those in the job's state, as a JSON array (relay/store/records.py); finished: those that became final on
 -- their own, each with a comma behind it, so that more of them are just appended. record: the last attempt (JSON).
 CREATE TABLE jobs (
@@ -85,6 +86,7 @@ CREATE TABLE jobs (
     finished           TEXT NOT NULL DEFAULT '',
     record             TEXT,
     waiting_since      INTEGER GENERATED ALWAYS AS (CASE WHEN state IN ('queued', 'leased') THEN accepted_at END) VIRTUAL,
+    tls_wish           INTEGER NOT NULL DEFAULT 0,
     CHECK ((state = 'leased') = (leased_by IS NOT NULL AND leased_until IS NOT NULL)),
     CHECK (state <> 'held' OR (hold_reason IS NOT NULL AND held_at IS NOT NULL)),
     CHECK ((waiting = 0) = (state IN ('delivered', 'failed', 'dropped'))),

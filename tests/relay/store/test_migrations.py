@@ -87,6 +87,7 @@ async def test_a_queue_of_version_1_keeps_all_that_is_in_it(path: Path) -> None:
     ]
     assert one.attempts_made == (attempt(1), attempt(2), attempt(3))
     assert (one.message.envelope.envid, one.message.client.address) == ("env", "192.0.2.9")
+    assert (one.message.require_tls, one.message.tls_optional) == (False, False)
     assert (two.destination, two.state, two.attempts) == ("two.test", State.QUEUED, 1)
     assert two.recipients[0].notify == frozenset()
     assert (await entry(store, "Q2")).hold_reason is HoldReason.OPERATOR
@@ -123,7 +124,7 @@ def test_a_migrated_file_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
     def shape(path: Path) -> dict[str, str]:
         with closing(open_database(path, load_schema("schema", APPLICATION_ID))) as connection:
             rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
-            return {name: sql.replace('"', "") for name, sql in rows}
+            return {name: " ".join(sql.replace('"', "").split()) for name, sql in rows}
 
     fill_version_1(tmp_path / "old.db")
     assert shape(tmp_path / "old.db") == shape(tmp_path / "new.db")
