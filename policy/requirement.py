@@ -68,13 +68,15 @@ class Requirement:
 
     Where the level verifies, `mx_host` is the only reference identity of the certificate (RFC 8461 §4.2, RFC 9525).
     A failure of `mx_match` in testing mode is reported, not enforced. With `dane` both have to be met, and there is
-    no plaintext at any level.
+    no plaintext at any level. `for_reports` demands nothing: it keeps TLS reports in sessions of their own, which no
+    report counts (RFC 8460 §3).
     """
 
     level: Level
     mx_host: str
     mx_match: MxMatch = MxMatch.NO_POLICY
     dane: DaneDemand | None = None
+    for_reports: bool = False
 
     @property
     def demands_tls(self) -> bool:

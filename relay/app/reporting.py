@@ -12,6 +12,7 @@ from policy.tlsrpt import Endpoint, HttpsEndpoint, MailEndpoint, NoReporting, pa
 from relay import report_events
 from relay.clock import Clock
 from relay.queue.message import Envelope, NewMessage, NewRecipient, Notify, Origin
+from relay.queue.schedule import REPORT_LIFETIME
 from relay.queue.tls_results import TlsResult
 from relay.reports.tlsrpt import Reporter, TlsReport, compressed, fold
 from relay.reports.tlsrpt_mail import SIGNED_FIELDS, build_mail, message_id
@@ -20,7 +21,6 @@ from relay.store.protocols import PlannedReport, QueueStore, ReportDelivery, Rep
 _SETTLED_AFTER = timedelta(minutes=10)
 """After midnight, sessions of the day before may still be settled for so long before reports are planned."""
 _SPREAD = timedelta(seconds=14_400)
-_GIVE_UP_AFTER = timedelta(hours=24)
 _KEEP = timedelta(days=3)
 _FIRST_PAUSE = timedelta(minutes=5)
 _LONGEST_PAUSE = timedelta(hours=4)
@@ -138,7 +138,7 @@ class ReportSender:
             unique_id=self._randomness.new_id(),
             deliveries=tuple((endpoint, self._randomness.new_id()) for endpoint in endpoints),
             first_attempt_at=first_attempt_at,
-            give_up_at=first_attempt_at + _GIVE_UP_AFTER,
+            give_up_at=first_attempt_at + REPORT_LIFETIME,
         )
         if await self._store.plan(report) and endpoints:
             report_events.report_planned(day, domain, report.unique_id, len(endpoints), first_attempt_at)
@@ -208,7 +208,7 @@ class ReportSender:
 
 
 def _message(report: TlsReport, delivery: ReportDelivery, endpoint: MailEndpoint, content: bytes) -> NewMessage:
-    """The mail for the queue. It is no notice, so it has a reverse-path, but nobody is told of its fate (§5.5)."""
+    """The mail for the queue. It has a reverse-path, as it is no notice, but nobody is told of its fate (§5.5)."""
     recipient = NewRecipient(
         forward_path=endpoint.address, destination=endpoint.domain, notify=frozenset({Notify.NEVER})
     )
@@ -217,6 +217,6 @@ def _message(report: TlsReport, delivery: ReportDelivery, endpoint: MailEndpoint
         envelope=Envelope(reverse_path=report.reporter.contact),
         recipients=(recipient,),
         content=content,
-        origin=Origin.RELAY,
+        origin=Origin.REPORT,
         message_id=message_id(report, delivery.number),
     )

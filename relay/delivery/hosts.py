@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from policy.decide import DaneMode, Enforcement, Precedence, decide
@@ -117,6 +117,11 @@ class Route:
 def opportunistic(host: str) -> Requirement:
     """The requirement where no policy applies."""
     return Requirement(level=Level.OPPORTUNISTIC, mx_host=host)
+
+
+def for_reports(host: Host) -> Host:
+    """Return the same host for TLS reports: nothing is demanded of it, and nothing else goes there beside them."""
+    return replace(host, verdict=Requirement(level=Level.OPPORTUNISTIC, mx_host=host.name, for_reports=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

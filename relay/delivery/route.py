@@ -19,7 +19,7 @@ from policy.dane_lookup import find_tlsa
 from policy.decide import DaneMode, Enforcement
 from policy.findings import Findings, TlsaFindings, TlsaUnknown
 from policy.names import IPAddress, parse_address_literal
-from relay.delivery.hosts import SMTP_PORT, Host, Judgement, NextHop, Route, judged, opportunistic
+from relay.delivery.hosts import SMTP_PORT, Host, Judgement, NextHop, Route, for_reports, judged, opportunistic
 from relay.delivery.mx_list import LOOP, LocatedHost, MxHost, addresses, below_ourselves, mx_hosts
 from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.message import Message, Origin
@@ -90,18 +90,23 @@ class Router:
         self._known: dict[str, _Known] = {}
         self._is_public = lru_cache(_MAX_REMEMBERED)(is_public)
 
-    def is_fixed(self, message: Message) -> bool:
-        """Whether the operator, not the DNS, says where this message goes."""
-        return message.origin is Origin.RELAY and bool(self._settings.ndr_route)
+    def way(self, message: Message) -> Origin:
+        """Return whose way a message takes: those that take the same one to a destination have the same route."""
+        if message.origin is Origin.RELAY and not self._settings.ndr_route:
+            return Origin.CLIENT
+        return message.origin
 
     async def route(self, message: Message, destination: str) -> Route:
         """Return the way of a message to one of its destinations.
 
         Never raises for what the network does; StoreError if the policies cannot be read.
         """
-        if self.is_fixed(message):
+        way = self.way(message)
+        if way is Origin.RELAY:
             hosts = tuple([await self._fixed_host(next_hop) for next_hop in self._settings.ndr_route])
             return Route(hosts=judged(hosts, None, self._settings.judgement))
+        if way is Origin.REPORT:
+            return await self._report_route(destination)
         literal = parse_address_literal(destination)
         if literal is not None:
             return self._literal_route(destination, literal)
@@ -222,6 +227,18 @@ class Router:
 
     def _may_contact(self, address: IPAddress) -> bool:
         return self._settings.allow_private_addresses or self._is_public(address)
+
+    async def _report_route(self, domain: str) -> Route:
+        """Neither policy nor TLSA records keep a TLS report from being delivered (RFC 8460 §3, §5.3)."""
+        listed = self._listed(domain, await self._resolver.mx(domain))
+        if isinstance(listed, HostFailure):
+            return Route(failure=listed)
+        answers = await asyncio.gather(*(self._resolver.addresses(host.name) for host in listed))
+        located = [LocatedHost(host, answer) for host, answer in zip(listed, answers, strict=True)]
+        ahead = below_ourselves(located, self._settings.own_addresses)
+        if not ahead:
+            return Route(failure=LOOP)
+        return Route(hosts=tuple(for_reports(self._host(host)) for host in ahead))
 
     def _literal_route(self, destination: str, address: IPAddress) -> Route:
         """RFC 5321 §4.1.3: straight to the address; no policy can exist for it (RFC 8461 §3.4)."""

@@ -140,7 +140,7 @@ class DeliveryWorker:
 
     def shares_route(self, job: Job, other: Job) -> bool:
         """Whether two jobs for the same destination go the same way."""
-        return self._router.is_fixed(job.message) == self._router.is_fixed(other.message)
+        return self._router.way(job.message) is self._router.way(other.message)
 
     # The walk.
 

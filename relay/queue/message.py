@@ -22,10 +22,15 @@ class Ret(Enum):
 
 
 class Origin(Enum):
-    """Who made the message: a client of ours, or the relay itself (NDR, delay notice, success notice)."""
+    """Who made the message: a client of ours, or the relay itself.
+
+    RELAY is a notice (NDR, delay, success). REPORT is a TLS report (RFC 8460): delivered whatever is wrong with TLS, in
+    sessions of its own that no report counts, for a day at most, and nobody is told of its fate.
+    """
 
     CLIENT = "client"
     RELAY = "relay"
+    REPORT = "report"
 
 
 class State(Enum):

@@ -6,8 +6,10 @@ RFC 5321 §4.5.4.1 (retries, expiry), RFC 8461 §5 (a refusal by policy is tempo
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from relay.queue.message import Job
+from relay.queue.message import Job, Origin
 
+REPORT_LIFETIME = timedelta(hours=24)
+"""How long a TLS report is tried (RFC 8460 §5.5)."""
 _SPREAD_SHARE = 0.1
 
 
@@ -52,6 +54,8 @@ def expires_at(job: Job, settings: ScheduleSettings, *, refused: bool) -> dateti
     Measured from acceptance, not from the first failure (RFC 5321 §4.5.4.1).
     """
     limit = settings.expire_refused_after if refused else settings.expire_after
+    if job.message.origin is Origin.REPORT:
+        limit = min(limit, REPORT_LIFETIME)
     return job.message.accepted_at + job.held_for + limit
 
 

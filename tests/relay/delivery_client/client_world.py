@@ -75,9 +75,14 @@ class World:
     port: int
 
     def target(
-        self, level: Level = Level.OPPORTUNISTIC, *, mx_match: MxMatch = MxMatch.NO_POLICY, mx_host: str = MX
+        self,
+        level: Level = Level.OPPORTUNISTIC,
+        *,
+        mx_match: MxMatch = MxMatch.NO_POLICY,
+        mx_host: str = MX,
+        for_reports: bool = False,
     ) -> Target:
-        requirement = Requirement(level=level, mx_host=mx_host, mx_match=mx_match)
+        requirement = Requirement(level=level, mx_host=mx_host, mx_match=mx_match, for_reports=for_reports)
         return Target(mx_host=mx_host, address=LOOPBACK, port=self.port, requirement=requirement)
 
     def open(

@@ -76,7 +76,7 @@ async def test_what_is_lent_is_lent_to_one() -> None:
 # The key.
 
 
-@pytest.mark.rfc("8461-4.2-i")
+@pytest.mark.rfc("8461-4.2-i", "8460-3-ad")
 @pytest.mark.parametrize(
     "other",
     [
@@ -84,6 +84,7 @@ async def test_what_is_lent_is_lent_to_one() -> None:
         {"level": Level.TESTING},
         {"mx_match": MxMatch.MATCHED},
         {"mx_host": "mx2.shop.test"},
+        {"for_reports": True},
     ],
 )
 async def test_a9_a_connection_is_kept_for_the_same_requirement_only(other: dict[str, Any]) -> None:
