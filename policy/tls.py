@@ -95,6 +95,20 @@ def opportunistic_context(minimum_version: str = "1.2") -> ssl.SSLContext:
     return context
 
 
+def small_context(minimum_version: str = "1.2") -> ssl.SSLContext:
+    """Return the opportunistic context for a second try: its ClientHello is all that a host of long ago knew.
+
+    What chokes on the usual one does so at TLS 1.3 itself, or at key shares that no longer fit into one packet. This
+    one asks for TLS 1.2 with a single group, in fewer than 256 octets; or, where that is too old a version, for 1.3
+    with the group that everybody must know (RFC 8446 §9.1).
+    """
+    context = opportunistic_context(minimum_version)
+    if minimum_version == "1.2":
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ecdh_curve("prime256v1")
+    return context
+
+
 def _client_context(minimum_version: str, ciphers: str) -> ssl.SSLContext:
     if minimum_version not in _VERSIONS:
         raise ValueError(f"TLS {minimum_version} is not one of {', '.join(_VERSIONS)}")
@@ -122,6 +136,7 @@ class TlsContexts:
         self.verified = verified_context(ca_file, minimum_version)
         self.unverified = unverified_context(minimum_version)
         self.opportunistic = opportunistic_context(opportunistic_minimum_version)
+        self.small = small_context(opportunistic_minimum_version)
 
     def for_requirement(self, requirement: Requirement) -> ssl.SSLContext:
         """Return the context to try first; after a failure, TESTING goes on with that of OPPORTUNISTIC."""

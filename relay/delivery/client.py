@@ -4,9 +4,11 @@ RFC 8461 §5 (modes), RFC 7672 §2.2 (DANE), RFC 3207 §4 (STARTTLS), RFC 5321 �
 """
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from enum import Enum
 
 from policy.names import IPAddress, parse_address_literal
 from policy.requirement import Level, MxMatch, Requirement, ResultType
@@ -21,13 +23,20 @@ from relay.delivery.timeouts import Timeouts
 from relay.queue.attempt import FailureKind, HostFailure, Phase, Security
 from relay.status import Reply
 
-PLAINTEXT_REMEMBERED = timedelta(hours=1)
+CONCESSION_REMEMBERED = timedelta(hours=1)
 
 _MX_NOT_IN_POLICY = TlsFailure(
     result_type=ResultType.VALIDATION_FAILURE,
     reason="MxNotInPolicy",
     detail="the MX host is not among those that the policy names",
 )
+
+
+class _Concession(Enum):
+    """What a host needs where nothing is demanded of it, the greatest first; each is a new connection."""
+
+    PLAINTEXT = "plaintext"
+    SMALL_HELLO = "small hello"
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -71,7 +80,7 @@ class Connector:
         self._timeouts = timeouts
         self._source_addresses = tuple(source_addresses)
         self._links: set[Link] = set()
-        self._plaintext = RememberedHosts(PLAINTEXT_REMEMBERED, clock)
+        self._conceded = {each: RememberedHosts(CONCESSION_REMEMBERED, clock) for each in _Concession}
 
     async def connect(self, target: Target) -> Connection:
         """Return a connection ready for MAIL. Raises HostError."""
@@ -133,15 +142,34 @@ class Connector:
         return connection
 
     async def _opportunistic(self, target: Target) -> Connection:
-        """TLS where offered; where it fails, a new connection in plaintext, and so at once for the next hour."""
-        if target not in self._plaintext:
+        """TLS where offered. Where the handshake fails, once more with a smaller ClientHello; then in plaintext.
+
+        What the host needed is done at once for the next hour.
+        """
+        known = next((each for each, hosts in self._conceded.items() if target in hosts), None)
+        needed = known
+        while needed is not _Concession.PLAINTEXT:
             try:
-                return await self._attempt(target, lambda link: self._secure_if_offered(link, target))
+                connection = await self._with_concession(target, needed)
+                break
             except HostError as error:
                 if error.failure.tls is None:
                     raise
-            self._plaintext.note(target)
-        return await self._attempt(target, lambda link: self._in_the_clear(link, target))
+                needed = _next_concession(needed, error.failure.kind)
+        else:
+            connection = await self._attempt(target, lambda link: self._in_the_clear(link, target))
+        if needed is not None and needed is not known:
+            self._conceded[needed].note(target)
+        return connection
+
+    async def _with_concession(self, target: Target, needed: _Concession | None) -> Connection:
+        """Connect with TLS, if the host offers it."""
+        if needed is _Concession.SMALL_HELLO:
+            # Without a name as well: hosts that break off at one that they do not know need not be told it.
+            context, server_name = self._contexts.small, str(target.address)
+        else:
+            context, server_name = self._contexts.opportunistic, _server_name(target.requirement)
+        return await self._attempt(target, lambda link: self._secure_if_offered(link, context, server_name))
 
     async def _attempt(self, target: Target, secure: "_Secure") -> Connection:
         """Connect once, and secure the connection in this way. If anything goes wrong, it is left."""
@@ -175,12 +203,18 @@ class Connector:
         _accept(await link.ehlo())
         return _facts(link, _security(requirement))
 
-    async def _secure_if_offered(self, link: Link, target: Target) -> SessionFacts:
+    async def _secure_if_offered(self, link: Link, context: ssl.SSLContext, server_name: str) -> SessionFacts:
         await _say_hello(link)
         if not link.offered.starttls:
             return _facts(link, Security.PLAINTEXT)
-        await link.start_tls(self._contexts.opportunistic, _server_name(target.requirement))
-        await _say_hello(link)
+        await link.start_tls(context, server_name)
+        try:
+            await _say_hello(link)
+        except LinkError as error:
+            if error.kind is not FailureKind.BROKEN_OFF:
+                raise
+            # Of TLS 1.3 a host may say only now that it did not like our part of the handshake (RFC 8446 §4.4.4).
+            raise LinkError(FailureKind.HANDSHAKE, "the host broke off right after the handshake") from error
         return _facts(link, Security.OPPORTUNISTIC)
 
     async def _in_the_clear(self, link: Link, target: Target) -> SessionFacts:
@@ -191,6 +225,12 @@ class Connector:
 
 
 _Secure = Callable[[Link], Awaitable[SessionFacts]]
+
+
+def _next_concession(conceded: _Concession | None, failure: FailureKind) -> _Concession:
+    """Return what to concede next to a host whose TLS has failed. One that refuses STARTTLS takes no ClientHello."""
+    failed_at_full_hello = conceded is None and failure is FailureKind.HANDSHAKE
+    return _Concession.SMALL_HELLO if failed_at_full_hello else _Concession.PLAINTEXT
 
 
 async def _say_hello(link: Link) -> None:

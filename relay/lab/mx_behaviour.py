@@ -147,6 +147,7 @@ class Handshake(Enum):
     GARBAGE = "bytes that are not TLS"
     HANG = "nothing"
     PLAINTEXT = "the session goes on in plain text"
+    SMALL = "a handshake, but a ClientHello of 256 octets or more gets a reset"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

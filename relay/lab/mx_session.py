@@ -34,6 +34,7 @@ END_OF_DATA = b"\r\n.\r\n"
 FATAL_ALERT = b"\x15\x03\x03\x00\x02\x02\x28"  # handshake_failure
 TLS_HANDSHAKE = b"\x16"  # the first octet of a ClientHello
 NOT_TLS = b"\x00\x00 this is not TLS\r\n"
+SMALL_HELLO = 255  # octets of the record; some load balancers lost what was between 256 and 511
 
 
 @dataclass(slots=True, kw_only=True)
@@ -375,7 +376,11 @@ class MxSession(ScriptedConnection):
             case Handshake.PLAINTEXT:
                 self._trap = None
                 self.on_data(data)
-            case Handshake.RESET:
+            case Handshake.SMALL if len(data) <= SMALL_HELLO:
+                self._trap = None
+                self.start_tls(self._mx.context)
+                self.data_received(data)
+            case Handshake.RESET | Handshake.SMALL:
                 self.reset()
             case Handshake.ALERT:
                 self.send(FATAL_ALERT)

@@ -4,20 +4,21 @@ import ssl
 
 import pytest
 
-from policy.tls import TlsContexts
+from policy.tls import TlsContexts, small_context
 
 CONTEXTS = TlsContexts()
-BOTH = pytest.mark.parametrize(
+EACH = pytest.mark.parametrize(
     "context",
-    [CONTEXTS.verified, CONTEXTS.unverified, CONTEXTS.opportunistic],
-    ids=["verified", "unverified", "opportunistic"],
+    [CONTEXTS.verified, CONTEXTS.unverified, CONTEXTS.opportunistic, CONTEXTS.small],
+    ids=["verified", "unverified", "opportunistic", "small"],
 )
 
 
-@BOTH
+@EACH
 @pytest.mark.rfc("9325-3.1.1-a", "9325-3.1.1-b", "9325-3.1.3-a")
-def test_nothing_below_tls_1_2_is_offered_and_1_3_is(context: ssl.SSLContext) -> None:
+def test_nothing_below_tls_1_2_is_offered_and_1_3_is_at_first(context: ssl.SSLContext) -> None:
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert (context.maximum_version is ssl.TLSVersion.TLSv1_2) is (context is CONTEXTS.small)
     assert any(cipher["protocol"] == "TLSv1.3" for cipher in context.get_ciphers())
 
 
@@ -33,14 +34,14 @@ def test_what_is_enforced_prefers_forward_secrecy_and_has_nothing_weak(context: 
     assert not [name for name in names if name.endswith("-SHA") or "PSK" in name]
 
 
-@BOTH
+@EACH
 @pytest.mark.rfc("9325-3.3-a", "9325-3.10-a", "8461-4.2-i")
 def test_no_compression_and_no_resumption_hence_no_early_data(context: ssl.SSLContext) -> None:
     assert context.options & ssl.OP_NO_COMPRESSION
     assert context.options & ssl.OP_NO_TICKET
 
 
-@BOTH
+@EACH
 @pytest.mark.rfc("9325-3.8-a", "9325-3.7-a", "3207-x-a")
 def test_sni_goes_out_and_neither_alpn_nor_a_client_certificate(context: ssl.SSLContext) -> None:
     hello = _client_hello(context, "mx.example.test")
@@ -61,6 +62,23 @@ def test_the_client_hello_offers_x25519_p256_and_sha256() -> None:
     assert b"\x04\x03" in _pairs(signatures)
     assert b"\x02\x01" not in _pairs(signatures), "RSA with SHA-1"
     assert CONTEXTS.verified.security_level >= 1
+
+
+@pytest.mark.rfc("9325-5.2-a")
+def test_the_small_client_hello_is_small_and_asks_for_what_every_host_of_tls_1_2_knows() -> None:
+    small, full = (_client_hello(one, "mx.example.test") for one in (CONTEXTS.small, CONTEXTS.opportunistic))
+    assert len(small) < 256 <= len(full)
+    extensions = _extensions(small)
+    assert 43 not in extensions, "supported_versions, which TLS 1.3 has brought"
+    assert 51 not in extensions, "key_share"
+    assert _pairs(extensions[10]) == {b"\x00\x17"}, "P-256 alone"
+    assert CONTEXTS.small.verify_mode is ssl.CERT_NONE
+
+
+def test_the_small_client_hello_does_not_go_below_what_the_operator_allows() -> None:
+    small = small_context("1.3")
+    assert small.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert _pairs(_extensions(_client_hello(small, "mx.example.test"))[10]) == {b"\x00\x17"}
 
 
 def _client_hello(context: ssl.SSLContext, name: str) -> bytes:

@@ -186,16 +186,18 @@ def _swaks(
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_openssl_sees_a_modern_listener_without_tickets(world: World) -> None:
+@pytest.mark.parametrize(("option", "version"), [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")])
+def test_openssl_sees_a_modern_listener_without_tickets(world: World, option: str, version: str) -> None:
     command = [
         program("openssl"), "s_client", "-starttls", "smtp", "-connect", f"127.0.0.1:{world.smtp_port}",
         "-CAfile", str(world.ca_file), "-verify_return_error", "-verify_hostname", "relay.corp.test",
         "-name", "openssl.corp.test",
     ]  # fmt: skip
-    done = subprocess.run(command, input="QUIT\r\n", capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run([*command, option], input="QUIT\r\n", capture_output=True, text=True, check=False, timeout=30)
     assert "Verify return code: 0 (ok)" in done.stdout
-    assert "TLSv1.3" in done.stdout
+    assert f"New, {version}, Cipher is" in done.stdout
     assert "Post-Handshake New Session Ticket" not in done.stdout
+    assert "TLS session ticket" not in done.stdout
     old = subprocess.run(
         [*command, "-tls1_1"], input="QUIT\r\n", capture_output=True, text=True, check=False, timeout=30
     )

@@ -119,15 +119,23 @@ async def world(
     max_idle: int = 200,
     connections: int = 20,
     source_addresses: tuple[IPAddress, ...] = (),
+    tls_versions: tuple[str, str] = ("1.2", "1.2"),
 ) -> AsyncIterator[World]:
-    """Start a lab MX that behaves so, or instead of it one that `server` writes by hand."""
+    """Start a lab MX that behaves so, or instead of it one that `server` writes by hand.
+
+    `tls_versions`: the oldest that will do where TLS is demanded, and where it is not.
+    """
     with tempfile.TemporaryDirectory() as directory:
         ca = LabCA(Path(directory))
         host = LabMx(MX, behaviour or MxBehaviour(), ca)
         clock, registry = ManualClock(), CollectorRegistry()
         connector = Connector(
             hostname="relay.example.com",
-            contexts=TlsContexts(ca_file=str(ca.ca_file)),
+            contexts=TlsContexts(
+                ca_file=str(ca.ca_file),
+                minimum_version=tls_versions[0],
+                opportunistic_minimum_version=tls_versions[1],
+            ),
             timeouts=timeouts,
             clock=clock,
             source_addresses=source_addresses,

@@ -219,19 +219,21 @@ async def test_a5_without_a_policy_plaintext_comes_on_a_new_connection(behaviour
         async with at.open() as session:
             assert codes(await session.send(parcel())) == {1: 250}
             assert session.facts.security is Security.PLAINTEXT
-        first, second = at.host.sessions
-        assert "STARTTLS" in first.verbs()
-        assert "MAIL" not in first.verbs()
-        assert "STARTTLS" not in second.verbs()
+        *failed, last = at.host.sessions
+        assert len(failed) == (2 if behaviour in NO_HANDSHAKE.values() else 1)
+        for record in failed:
+            assert "STARTTLS" in record.verbs()
+            assert "MAIL" not in record.verbs()
+        assert "STARTTLS" not in last.verbs()
         assert not [line for session in at.host.sessions for line in session.violations]
 
 
 async def test_a_host_whose_tls_fails_is_met_in_plaintext_for_an_hour() -> None:
     async with world(MxBehaviour(handshake=Handshake.CLOSE), max_messages=1) as at:
         await at.send()
-        assert len(at.host.sessions) == 2
-        await at.send()
         assert len(at.host.sessions) == 3
+        await at.send()
+        assert len(at.host.sessions) == 4
         at.clock.move(timedelta(minutes=61))
         at.host.behaviour = MxBehaviour()
         await at.send()

@@ -73,6 +73,20 @@ async def test_handshakes_that_fail(
     await mx.ended.wait_for(1)
 
 
+async def test_a_host_that_takes_a_small_client_hello_alone(lab: Lab, lenient: ssl.SSLContext) -> None:
+    mx = await an_mx(lab, MxBehaviour(handshake=Handshake.SMALL))
+    async with SmtpClient(at(mx), timeout=5) as client:
+        await hello(client)
+        with pytest.raises(ConnectionResetError):
+            await client.start_tls(lenient, NAME)
+    lenient.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with SmtpClient(at(mx), timeout=5) as client:
+        await hello(client)
+        await client.start_tls(lenient, NAME)
+        assert (await client.command("EHLO x")).code == 250
+    assert [session.tls_version for session in mx.sessions] == [None, "TLSv1.2"]
+
+
 async def test_a_session_that_goes_on_in_plain_text(lab: Lab, client: SmtpClient) -> None:
     mx = await an_mx(lab, MxBehaviour(handshake=Handshake.PLAINTEXT))
     await hello(client)
