@@ -20,7 +20,7 @@ _MIN_BITS = 1024
 """Verifiers must not accept less (RFC 8301 §3.2)."""
 
 
-class KeyUnusableError(Exception):
+class KeyUnusableError(ValueError):
     """There is no key that can sign in this file. The text names the file and what is wrong, never the key."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from policy.decide import Precedence
-from relay.config.models import ListenerTable, Settings
+from relay.config.models import ListenerTable, Settings, TlsRptTable
 from relay.config.problems import KeyPath, Problem
 
 MAX_WORKERS = 64
@@ -31,6 +31,7 @@ def impossible(settings: Settings) -> Iterator[Problem]:
         yield Problem(("queue", "expire_refused_after"), "must not be longer than queue.expire_after")
     if (notice := settings.queue.delay_notice_after) is not None and notice >= settings.queue.expire_after:
         yield Problem(("queue", "delay_notice_after"), 'must be shorter than queue.expire_after, or "never"')
+    yield from _tlsrpt(settings)
     yield from _access(settings)
     yield from _addresses(settings)
     for number, listener in enumerate(settings.listener):
@@ -50,6 +51,19 @@ def _workers(settings: Settings) -> Iterator[Problem]:
     ):
         if bound < workers:
             yield Problem(("relay", "workers"), f"must be at most {name}, as each needs one of them")
+
+
+def _tlsrpt(settings: Settings) -> Iterator[Problem]:
+    tlsrpt = settings.tlsrpt
+    if tlsrpt.mode == "off":
+        return
+    for key in ("organization_name", "contact", "dkim_domain", "dkim_selector", "dkim_key_file"):
+        if not getattr(tlsrpt, key):
+            yield Problem(("tlsrpt", key), 'is needed with mode = "on"')
+    submitter = tlsrpt.contact.rpartition("@")[2]
+    if submitter and tlsrpt.dkim_domain not in ("", submitter):
+        # RFC 8460 §3: the signature is the reporting domain's, which is that of the contact.
+        yield Problem(("tlsrpt", "dkim_domain"), f"must be {submitter}, the domain of tlsrpt.contact")
 
 
 def _access(settings: Settings) -> Iterator[Problem]:
@@ -94,6 +108,8 @@ def unusable(settings: Settings) -> Iterator[Problem]:
         yield Problem(("access", "users_file"), reason)
     if (reason := _not_loadable(settings.tls.ca_file, _load_ca(settings.tls.ca_file))) is not None:
         yield Problem(("tls", "ca_file"), reason)
+    if settings.tlsrpt.mode == "on" and (reason := _not_a_key(settings.tlsrpt)) is not None:
+        yield Problem(("tlsrpt", "dkim_key_file"), reason)
     for number, listener in enumerate(settings.listener):
         if listener.tls == "none" or not listener.certificate or not listener.key:
             continue
@@ -128,6 +144,17 @@ def _not_readable(file: Path | None) -> str | None:
         file.open("rb").close()
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}"
+    return None
+
+
+def _not_a_key(tlsrpt: TlsRptTable) -> str | None:
+    from relay.dkim import DkimSigner, KeyUnusableError  # takes as long to import as all of the settings
+
+    assert tlsrpt.dkim_key_file is not None, "looked at before"
+    try:
+        DkimSigner.load(domain=tlsrpt.dkim_domain, selector=tlsrpt.dkim_selector, key_file=tlsrpt.dkim_key_file)
+    except KeyUnusableError as error:
+        return f"{error}; to make one: openssl genrsa -out {tlsrpt.dkim_key_file} 2048"
     return None
 
 

@@ -19,6 +19,7 @@ from relay.config.quantities import (
     parse_duration,
     parse_mailbox,
     parse_network,
+    parse_selector,
     parse_size,
     parse_smtp_url,
     render_duration,
@@ -31,6 +32,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 def _written(parse: Callable[[str], object]) -> BeforeValidator:
     """Read what an admin writes as text; the parser names the form where it is something else."""
     return BeforeValidator(lambda value: parse(value if isinstance(value, str) else ""))
+
+
+def _written_or_empty(parse: Callable[[str], str]) -> BeforeValidator:
+    """The same, where "" stands for none."""
+    return BeforeValidator(lambda value: value if value == "" else parse(value if isinstance(value, str) else ""))
 
 
 def _positive_duration(text: str) -> timedelta:
@@ -88,6 +94,9 @@ Directory = Annotated[Path, BeforeValidator(_directory), _said(str)]
 Domain = Annotated[str, _written(parse_domain)]
 DomainPattern = Annotated[str, _written(parse_domain_pattern)]
 Mailbox = Annotated[str, _written(parse_mailbox)]
+OptionalMailbox = Annotated[str, _written_or_empty(parse_mailbox)]
+OptionalDomain = Annotated[str, _written_or_empty(parse_domain)]
+OptionalSelector = Annotated[str, _written_or_empty(parse_selector)]
 Listening = Annotated[HostPort, _written(parse_address_port), _said(str)]
 NameServer = Annotated[HostPort, _written(lambda text: parse_address_port(text, 53)), _said(str)]
 SmtpUrl = Annotated[HostPort, _written(parse_smtp_url), _said(lambda value: f"smtp://{value}")]
@@ -181,6 +190,17 @@ class TlsTable(Table):
     opportunistic_minimum_version: Literal["1.2", "1.3"] = "1.2"
 
 
+class TlsRptTable(Table):
+    """Where `mode` is "on" all the others are set (`checks`)."""
+
+    mode: Literal["on", "off"] = "off"
+    organization_name: Annotated[str, Strict()] = ""
+    contact: OptionalMailbox = ""
+    dkim_domain: OptionalDomain = ""
+    dkim_selector: OptionalSelector = ""
+    dkim_key_file: OptionalPath = None
+
+
 class TimeoutsTable(Table):
     """RFC 5321 §4.5.3.2; `data_block` is each block of content, `data_end` the reply to the final dot."""
 
@@ -237,6 +257,7 @@ class Settings(Table):
     mta_sts: MtaStsTable = MtaStsTable()
     dane: DaneTable = DaneTable()
     tls: TlsTable = TlsTable()
+    tlsrpt: TlsRptTable = TlsRptTable()
     delivery: DeliveryTable = DeliveryTable()
     ndr: NdrTable = NdrTable()
     http: HttpTable = HttpTable()

@@ -18,6 +18,7 @@ _SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
 
 _FINGERPRINT = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}")
+_SELECTOR = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?){0,3}")
 _LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 
 
@@ -125,6 +126,13 @@ def parse_mailbox(text: str) -> str:
     if not at or _LOCAL_PART.fullmatch(local_part) is None:
         raise ValueError('a mail address such as "postmaster@example.com"')
     return f"{local_part}@{parse_domain(domain)}"
+
+
+def parse_selector(text: str) -> str:
+    """Read the selector of a DKIM key (RFC 6376 §3.1): labels of a domain name."""
+    if _SELECTOR.fullmatch(text.lower()) is None:
+        raise ValueError('a selector such as "tlsrpt" or "tlsrpt.2026"')
+    return text.lower()
 
 
 def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

@@ -142,7 +142,19 @@ def test_what_is_rendered_reads_back_the_same() -> None:
             'line 3: dane.precedence: has no use with mode = "off"',
         ),
         ("[requiretls]\nmode = 'off'", "line 1: requiretls: unknown table"),
-        ("[tlsrpt]\nmode = 'off'", "line 1: tlsrpt: unknown table"),
+        ("[tlsrpt]\nmode = true", "line 2: tlsrpt.mode: must be 'on' or 'off'"),
+        ("[tlsrpt]\nmode = 'on'", 'line 1: tlsrpt.organization_name: is needed with mode = "on"'),
+        ("[tlsrpt]\nmode = 'on'\ncontact = ''", 'line 3: tlsrpt.contact: is needed with mode = "on"'),
+        ("[tlsrpt]\nmode = 'on'\ndkim_key_file = ''", 'line 3: tlsrpt.dkim_key_file: is needed with mode = "on"'),
+        ("[tlsrpt]\ncontact = 'x'", "line 2: tlsrpt.contact: must be a mail address such as"),
+        ("[tlsrpt]\ncontact = 5", "line 2: tlsrpt.contact: must be a mail address such as"),
+        ("[tlsrpt]\ndkim_domain = 5", "line 2: tlsrpt.dkim_domain: must be a domain name"),
+        ("[tlsrpt]\ndkim_selector = 'a b'", 'must be a selector such as "tlsrpt" or "tlsrpt.2026"'),
+        ("[tlsrpt]\norganization_name = 5", "line 2: tlsrpt.organization_name: must be text in quotes"),
+        (
+            "[tlsrpt]\nmode = 'on'\ncontact = 'a@x.test'\ndkim_domain = 'y.test'",
+            "line 4: tlsrpt.dkim_domain: must be x.test, the domain of tlsrpt.contact",
+        ),
         ("[[route]]\ndomains = ['x']", "line 1: route: unknown table"),
         ("log = 'x'", "line 1: log: must be a table"),
         ("[listener]\ntls = 'none'", "line 1: listener: must be written as [[listener]]"),
@@ -352,3 +364,57 @@ def test_files_that_can_be_used_are_accepted(tmp_path: Path) -> None:
     make_certificate(tmp_path, "a")
     text = '[[listener]]\ntls = "starttls"\ncertificate = "a.pem"\nkey = "a.key"\nclient_ca = "a.pem"\n'
     assert load(write(tmp_path / "config.toml", text)).listener[0].client_ca == tmp_path / "a.pem"
+
+
+TLSRPT = """
+[tlsrpt]
+mode = "on"
+organization_name = "Example Ltd"
+contact = "tls-reports@example.com"
+dkim_domain = "Example.com."
+dkim_selector = "TLSRPT.2026"
+dkim_key_file = "key.pem"
+"""
+
+
+def make_key(file: Path, kind: str = "RSA", bits: int = 2048) -> None:
+    size = "rsa_keygen_bits" if kind == "RSA" else "ec_paramgen_curve"
+    command = ["openssl", "genpkey", "-algorithm", kind, "-pkeyopt", f"{size}:{bits if kind == 'RSA' else 'P-256'}"]
+    subprocess.run([*command, "-out", str(file)], check=True, capture_output=True)
+
+
+def test_the_settings_of_tls_reports_are_read_and_kept(tmp_path: Path) -> None:
+    make_key(tmp_path / "key.pem")
+    settings = load(write(tmp_path / "config.toml", TLSRPT))
+    tlsrpt = settings.tlsrpt
+    assert (tlsrpt.dkim_domain, tlsrpt.dkim_selector) == ("example.com", "tlsrpt.2026")
+    assert tlsrpt.dkim_key_file == tmp_path / "key.pem"
+    assert parse(render(settings), base=tmp_path) == settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("none", "cannot be read: No such file or directory; to make one: openssl genrsa -out "),
+        ("junk", "holds no private key in PEM without a passphrase; to make one: "),
+        ("EC", "is not an RSA key, which every verifier knows; to make one: "),
+        ("small", "has 512 bits, fewer than 1024; to make one: "),
+    ],
+)
+def test_a_key_that_cannot_sign_reports_is_told(tmp_path: Path, kind: str, told: str) -> None:
+    key = tmp_path / "key.pem"
+    match kind:
+        case "junk":
+            write(key, "junk")
+        case "EC":
+            make_key(key, "EC")
+        case "small":
+            make_key(key, bits=512)
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path / "config.toml", TLSRPT))
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(f"line 8: tlsrpt.dkim_key_file: {key} {told}")
+
+
+def test_with_tls_reports_off_no_key_is_looked_at(tmp_path: Path) -> None:
+    assert load(write(tmp_path / "config.toml", TLSRPT.replace('"on"', '"off"'))).tlsrpt.mode == "off"
