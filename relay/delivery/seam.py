@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from policy.names import IPAddress
@@ -11,9 +11,10 @@ from policy.tls_facts import TlsFailure, TlsSession
 from relay.queue.attempt import HostFailure, Phase, Security
 from relay.queue.message import Message, Recipient
 from relay.status import Reply
+from relay.value import value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Target:
     """One address of one host, and the conditions under which it may be given mail. The pool's key is all of it.
 
@@ -33,7 +34,7 @@ class Target:
         return self._hash
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Parcel:
     """One message for some recipients of one domain. Content is bytes, or a function that streams it anew."""
 
@@ -42,7 +43,7 @@ class Parcel:
     content: bytes | Callable[[], AsyncIterator[bytes]] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class SessionFacts:
     """How the session is protected. `testing_failure`: what mode testing would have refused (decision 6)."""
 
@@ -51,7 +52,7 @@ class SessionFacts:
     testing_failure: TlsFailure | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class SendResult:
     """What a host made of a parcel.
 

@@ -27,6 +27,7 @@ from relay.queue.schedule import ScheduleSettings, retry_after
 from relay.queue.settle import Decision, settle
 from relay.status import Status
 from relay.store.protocols import LeaseLostError, QueueStore, SettledRecipient, Settlement, StoreError, Verdict
+from relay.value import value
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ _SETTLE_PAUSES_SECONDS = (0.1, 0.5, 2.0, 5.0)
 _BROKEN_OFF = Status(4, 3, 2)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Ended:
     """How an attempt ended. `unreachable`: no host of the destination could be used, whatever the message, and no other
     attempt was under way that may come to another end.

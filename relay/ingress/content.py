@@ -10,11 +10,11 @@ not followed.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from relay.ingress.framing import LineEnds
 from relay.ingress.settings import BareNewlines
+from relay.value import value
 
 MAX_LINE = 100_000
 
@@ -42,7 +42,7 @@ class ContentProblem(Enum):
     LOOP = "too many Received fields"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class ContentFacts:
     """What was found by reading. `utf8_header`: an octet above 127 in the header section or a part's header."""
 

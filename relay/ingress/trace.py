@@ -1,9 +1,10 @@
 """The Received field that the relay puts on top (RFC 5321 §4.4, RFC 3848, RFC 6531 §4.3, RFC 8314 §4.3). **Pure.**"""
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+
+from relay.value import value
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -33,7 +34,7 @@ _IANA_CIPHERS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Protocol:
     """How the message came. `tls_cipher` is OpenSSL's name, None without TLS."""
 

@@ -3,13 +3,13 @@
 The record is stored; NDR, `queue show`, trace and logs are views of it.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
 from policy.requirement import Level, MxMatch
 from policy.tls_facts import TlsFailure, TlsSession
 from relay.status import Reply, Status
+from relay.value import value
 
 
 class Phase(Enum):
@@ -111,7 +111,7 @@ class DaneScope(Enum):
     HOST = "host"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class HostFailure:
     """Why one host could not take the message. Concerns the host, not the recipient.
 
@@ -124,7 +124,7 @@ class HostFailure:
     tls: TlsFailure | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class HostAttempt:
     """One host (at one address, unless it was never contacted) in one attempt.
 
@@ -147,7 +147,7 @@ class HostAttempt:
     dane: DaneScope | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class PolicyFacts:
     """The MTA-STS policy that was in force at the attempt. `mx` are its patterns."""
 
@@ -167,7 +167,7 @@ class Action(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Outcome:
     """What one attempt meant for one recipient. Exactly one per recipient and attempt, or the attempt is void.
 
@@ -189,7 +189,7 @@ class Outcome:
     dsn_passed_on: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Attempt:
     """One attempt at one job, as it is stored.
 

@@ -1,8 +1,10 @@
 """A message in the queue: envelope, recipients, where it came from (RFC 5321, 3461, 6531, 8689). **Pure.**"""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from enum import Enum
+
+from relay.value import value
 
 
 class Notify(Enum):
@@ -52,7 +54,7 @@ class HoldReason(Enum):
     DOUBLE_BOUNCE = "double-bounce"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Envelope:
     """What MAIL said. `reverse_path` is "" for the null reverse-path; `envid` is the xtext as it was received."""
 
@@ -62,7 +64,7 @@ class Envelope:
     smtputf8: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NewRecipient:
     """One accepted forward-path (RFC 5321 §4.1.1.3) with its DSN options (RFC 3461 §4).
 
@@ -77,7 +79,7 @@ class NewRecipient:
     orcpt: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Recipient:
     """A recipient in the queue, still waiting; `id` is the store's and unique within it."""
 
@@ -87,7 +89,7 @@ class Recipient:
     orcpt: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Client:
     """Who handed us the message. `address` is "" for messages of our own; `tls` is e.g. "TLSv1.3"."""
 
@@ -98,7 +100,7 @@ class Client:
     user: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class StoredContent:
     """Content that is already in the store under an id that no message names yet (large uploads)."""
 
@@ -106,7 +108,7 @@ class StoredContent:
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NewMessage:
     """A message to be committed. Content is complete, CRLF throughout, our Received: on top, no dot-stuffing.
 
@@ -140,7 +142,7 @@ class NewMessage:
         return len(self.content) if isinstance(self.content, bytes) else self.content.size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Message:
     """A committed message without its content."""
 
@@ -157,7 +159,7 @@ class Message:
     client: Client = field(default_factory=Client)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Lease:
     """The right to settle a job. `fence` grows with each claim; a settlement with an old one is refused."""
 
@@ -165,7 +167,7 @@ class Lease:
     incarnation: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Job:
     """The waiting recipients of one message at one destination, leased; the unit of work.
 

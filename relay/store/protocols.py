@@ -16,6 +16,7 @@ from relay.queue.attempt import Attempt
 from relay.queue.message import HoldReason, Job, Message, NewMessage, Notify, State, StoredContent
 from relay.queue.tls_results import TlsResult
 from relay.status import Status
+from relay.value import value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class Verdict(Enum):
     QUEUED = "queued"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class SettledRecipient:
     """The new state of one recipient, with the status and text that `queue show` prints."""
 
@@ -49,7 +50,7 @@ class SettledRecipient:
     diagnostic: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Settlement:
     """The end of one attempt, written in one transaction (design §4, rule 3).
 
