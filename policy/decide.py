@@ -10,18 +10,23 @@ from policy.answers import UnknownReason
 from policy.dane import usable
 from policy.findings import NoTlsa, SecureTlsa, TlsaFindings, TlsaUnknown
 from policy.mta_sts import Mode, Policy, matches
-from policy.requirement import DaneDemand, Level, MxMatch, Refusal, RefusalReason, Requirement
+from policy.requirement import DaneDemand, Level, MxMatch, Refusal, RefusalReason, Requirement, RouteDemand
 
 _SHOWN_PATTERNS = 10
 _SHOWN_RECORDS = 3
 
 
 class Enforcement(Enum):
-    """The operator's setting `mta_sts.mode`. REPORT_ONLY takes `enforce` for `testing`; OFF takes all for `none`."""
+    """The operator's setting `mta_sts.mode`, or that of a route.
+
+    REPORT_ONLY takes `enforce` for `testing`; OFF takes all for `none`. MANDATORY takes `testing` for `enforce`, and
+    there is no delivery without either.
+    """
 
     ENFORCE = "enforce"
     REPORT_ONLY = "report-only"
     OFF = "off"
+    MANDATORY = "mandatory"
 
 
 class DaneMode(Enum):
@@ -50,29 +55,33 @@ def decide(
     enforcement: Enforcement = Enforcement.ENFORCE,
     dane: DaneMode = DaneMode.OPPORTUNISTIC,
     precedence: Precedence = Precedence.BOTH,
+    route: RouteDemand | None = None,
 ) -> Requirement | Refusal:
     """Return the requirement for one MX host of a domain with this policy in force, or None.
 
     `mx_host` is the name in the MX record, or the domain itself where it has none (RFC 5321 §5.1). `tlsa` is what was
-    found of its TLSA records, None if nobody looked.
+    found of its TLSA records, None if nobody looked. What `route` demands comes on top of all.
     """
     demand = _dane_demand(mx_host, tlsa, dane)
     if isinstance(demand, Refusal):
         # RFC 8461 §2: whatever the policy says, it does not rescue what fails DANE.
         return demand
     mode = effective_mode(policy, enforcement)
+    if mode is Mode.NONE and enforcement is Enforcement.MANDATORY:
+        detail = "no MTA-STS policy is in force" if policy is None else "the MTA-STS policy says none"
+        return Refusal(mx_host=mx_host, reason=RefusalReason.POLICY_REQUIRED, detail=detail)
     authenticated_by_dane = demand is not None and bool(demand.records)
     if authenticated_by_dane and precedence is Precedence.DANE_FIRST:
         mode = Mode.NONE
     if policy is None or mode is Mode.NONE:
-        return Requirement(level=Level.OPPORTUNISTIC, mx_host=mx_host, dane=demand)
+        return Requirement(level=Level.OPPORTUNISTIC, mx_host=mx_host, dane=demand, route=route)
     mx_match = MxMatch.MATCHED if matches(mx_host, policy.mx) else MxMatch.NOT_MATCHED
     match mode:
         case Mode.TESTING:
             # RFC 8461 §5: deliver as if it had not failed, so a host is never left out; the mismatch is reported.
-            return Requirement(level=Level.TESTING, mx_host=mx_host, mx_match=mx_match, dane=demand)
+            return Requirement(level=Level.TESTING, mx_host=mx_host, mx_match=mx_match, dane=demand, route=route)
         case Mode.ENFORCE if mx_match is MxMatch.MATCHED:
-            return Requirement(level=Level.VERIFIED, mx_host=mx_host, mx_match=mx_match, dane=demand)
+            return Requirement(level=Level.VERIFIED, mx_host=mx_host, mx_match=mx_match, dane=demand, route=route)
         case Mode.ENFORCE:
             return Refusal(mx_host=mx_host, reason=RefusalReason.MX_NOT_IN_POLICY, detail=_detail(mx_host, policy))
         case _:
@@ -85,6 +94,8 @@ def effective_mode(policy: Policy | None, enforcement: Enforcement) -> Mode:
         return Mode.NONE
     if enforcement is Enforcement.REPORT_ONLY and policy.mode is Mode.ENFORCE:
         return Mode.TESTING
+    if enforcement is Enforcement.MANDATORY and policy.mode is Mode.TESTING:
+        return Mode.ENFORCE
     return policy.mode
 
 

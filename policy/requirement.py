@@ -13,6 +13,8 @@ class Level(Enum):
     """TLS where offered, any certificate; plaintext as the last resort (no policy, mode none)."""
     TESTING = "testing"
     """Verify first; on a failure deliver as OPPORTUNISTIC would, and report (RFC 8461 §5, mode testing)."""
+    ENCRYPTED = "encrypted"
+    """TLS with any certificate, or no delivery. No policy asks for that, only a route of the operator's."""
     VERIFIED = "verified"
     """TLS with a certificate that verifies for the MX host, or no delivery (RFC 8461 §5, mode enforce)."""
 
@@ -63,24 +65,48 @@ class DaneDemand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteDemand:
+    """What a route of the operator's demands of a session: ENCRYPTED, or VERIFIED for `tls_name`, "" the MX host."""
+
+    level: Level
+    tls_name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.level not in (Level.ENCRYPTED, Level.VERIFIED):
+            raise ValueError(f"a route demands no {self.level}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
     """The conditions under which one host may be given mail. Part of the connection pool's key.
 
-    Where the level verifies, `mx_host` is the only reference identity of the certificate (RFC 8461 §4.2, RFC 9525).
-    A failure of `mx_match` in testing mode is reported, not enforced. With `dane` both have to be met, and there is
-    no plaintext at any level. `for_reports` demands nothing: it keeps TLS reports in sessions of their own, which no
-    report counts (RFC 8460 §3).
+    `level` is what the policy asks for. Where it verifies, the certificate has to name `mx_host` (RFC 8461 §4.2).
+    A failure of `mx_match` in testing mode is reported, not enforced. `dane` and `route` come on top: all have to be
+    met, and with either there is no plaintext at any level. `for_reports` demands
+    nothing: it keeps TLS reports in sessions of their own, which no report counts (RFC 8460 §3).
     """
 
     level: Level
     mx_host: str
     mx_match: MxMatch = MxMatch.NO_POLICY
     dane: DaneDemand | None = None
+    route: RouteDemand | None = None
     for_reports: bool = False
 
     @property
     def demands_tls(self) -> bool:
-        return self.level is Level.VERIFIED or self.dane is not None
+        return self.level is Level.VERIFIED or self.dane is not None or self.route is not None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The reference identities (RFC 9525), all of which a certificate of the web PKI has to carry.
+
+        None of them if there need not be such a certificate.
+        """
+        names = [self.mx_host] if self.level is not Level.OPPORTUNISTIC else []
+        if self.route is not None and self.route.level is Level.VERIFIED:
+            names.append(self.route.tls_name or self.mx_host)
+        return tuple(dict.fromkeys(names))
 
     @property
     def by_dane(self) -> bool:
@@ -90,11 +116,11 @@ class Requirement:
     @property
     def server_name(self) -> str:
         """The name to send as SNI."""
-        if self.dane is None or self.level is not Level.OPPORTUNISTIC:
+        if self.names:
             # Deviates: RFC 7672 §8.1 where an MX host is an alias, which RFC 5321 §5.1 forbids: RFC 8461 §7.1 asks for
             # the name in the MX record, and the certificate is verified for the name that is sent.
-            return self.mx_host
-        return self.dane.base_domain
+            return self.names[0]
+        return self.dane.base_domain if self.dane is not None else self.mx_host
 
 
 class RefusalReason(Enum):
@@ -109,6 +135,8 @@ class RefusalReason(Enum):
     """The operator demands DANE for this destination, and there is none."""
     TLSA_UNUSABLE = "tlsa-unusable"
     """The operator demands DANE for this destination, and no record can be used (RFC 7671 §14)."""
+    POLICY_REQUIRED = "policy-required"
+    """The operator demands MTA-STS for this destination, and there is no policy, or one of mode none."""
 
     @property
     def result_type(self) -> ResultType:
@@ -122,6 +150,7 @@ _RESULT_TYPES = {
     RefusalReason.TLSA_UNKNOWN: ResultType.DNSSEC_INVALID,
     RefusalReason.DANE_REQUIRED: ResultType.DANE_REQUIRED,
     RefusalReason.TLSA_UNUSABLE: ResultType.TLSA_INVALID,
+    RefusalReason.POLICY_REQUIRED: ResultType.VALIDATION_FAILURE,
 }
 
 

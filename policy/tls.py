@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from policy.certificates import describe_certificate
 from policy.one_line import one_line
-from policy.requirement import Level, Requirement, ResultType
+from policy.requirement import Requirement, ResultType
 from policy.tls_facts import CertificateFacts, TlsFailure, TlsSession
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -140,7 +140,7 @@ class TlsContexts:
 
     def for_requirement(self, requirement: Requirement) -> ssl.SSLContext:
         """Return the context to try first; after a failure, TESTING goes on with that of OPPORTUNISTIC."""
-        if requirement.level is not Level.OPPORTUNISTIC:
+        if requirement.names:
             return self.verified
         return self.unverified if requirement.demands_tls else self.opportunistic
 

@@ -4,7 +4,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 
-from policy.decide import DaneMode
+from policy.decide import DaneMode, Enforcement
 from policy.freshness import FreshnessSettings
 from policy.names import IPAddress
 from policy.nameservers import IpFamily, NameServer, TrustAd
@@ -124,7 +124,7 @@ def route_settings(settings: Settings) -> RouteSettings:
         allow_private_addresses=settings.delivery.allow_private_addresses,
         ndr_route=tuple(NextHop.parse(f"smtp://{one}") for one in settings.ndr.route),
         judgement=Judgement(
-            enforcement=settings.mta_sts.mode,
+            enforcement=Enforcement(settings.mta_sts.mode),
             dane=DaneMode(settings.dane.mode),
             precedence=settings.dane.precedence,
         ),

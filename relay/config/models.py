@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict, ValidationInfo
 
-from policy.decide import Enforcement, Precedence
+from policy.decide import Precedence
 from policy.names import IPAddress
 from relay.config.quantities import (
     HostPort,
@@ -173,7 +173,7 @@ class DnsTable(Table):
 
 
 class MtaStsTable(Table):
-    mode: Enforcement = Enforcement.ENFORCE
+    mode: Literal["enforce", "report-only", "off"] = "enforce"
     unknown_grace: DurationOrForever = timedelta(minutes=30)
     fetch_timeout: Duration = timedelta(seconds=60)
     refresh_interval: Duration = timedelta(hours=24)

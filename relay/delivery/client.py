@@ -84,11 +84,9 @@ class Connector:
 
     async def connect(self, target: Target) -> Connection:
         """Return a connection ready for MAIL. Raises HostError."""
-        match target.requirement.level:
-            case Level.TESTING:
-                return await self._testing(target)
-            case Level.VERIFIED | Level.OPPORTUNISTIC:
-                return await self._as_required(target, target.requirement)
+        if target.requirement.level is Level.TESTING:
+            return await self._testing(target)
+        return await self._as_required(target, target.requirement)
 
     async def close(self) -> None:
         """End every connection: QUIT where that has its place, within QUIT_LIMIT."""
@@ -110,12 +108,12 @@ class Connector:
     async def _as_required(self, target: Target, requirement: Requirement) -> Connection:
         if requirement.level is Level.OPPORTUNISTIC and not requirement.demands_tls:
             return await self._opportunistic(target)
-        return await self._attempt(target, lambda link: self._secure(link, requirement))
+        return await self._attempt(target, requirement, lambda link: self._secure(link, requirement))
 
     async def _testing(self, target: Target) -> Connection:
         """Verify; if it is TLS that fails, do as without a policy, and note what enforce would have refused.
 
-        What DANE demands stays: where that fails, nothing is delivered (RFC 8461 §2).
+        What DANE or a route demands stays: where that fails, nothing is delivered (RFC 8461 §2).
         """
         requirement = target.requirement
         without_policy = replace(requirement, level=Level.OPPORTUNISTIC)
@@ -123,7 +121,8 @@ class Connector:
         try:
             connection = await self._as_required(target, requirement)
         except HostError as error:
-            tls_failure = None if error.failure.kind.dane else _tls_failure(error)
+            kind = error.failure.kind
+            tls_failure = None if kind.dane or kind.route else _tls_failure(error)
             noted = mismatch or tls_failure
             if tls_failure is None:
                 error.testing_failure = noted
@@ -157,7 +156,7 @@ class Connector:
                     raise
                 needed = _next_concession(needed, error.failure.kind)
         else:
-            connection = await self._attempt(target, lambda link: self._in_the_clear(link, target))
+            connection = await self._attempt(target, target.requirement, lambda link: self._in_the_clear(link, target))
         if needed is not None and needed is not known:
             self._conceded[needed].note(target)
         return connection
@@ -169,20 +168,25 @@ class Connector:
             context, server_name = self._contexts.small, str(target.address)
         else:
             context, server_name = self._contexts.opportunistic, _server_name(target.requirement)
-        return await self._attempt(target, lambda link: self._secure_if_offered(link, context, server_name))
+        return await self._attempt(
+            target, target.requirement, lambda link: self._secure_if_offered(link, context, server_name)
+        )
 
-    async def _attempt(self, target: Target, secure: "_Secure") -> Connection:
-        """Connect once, and secure the connection in this way. If anything goes wrong, it is left."""
-        link = Link(requirement=target.requirement, hostname=self._hostname, timeouts=self._timeouts)
+    async def _attempt(self, target: Target, requirement: Requirement, secure: "_Secure") -> Connection:
+        """Connect once, secure the connection in this way, and log in. If anything goes wrong, it is left."""
+        link = Link(requirement=requirement, hostname=self._hostname, timeouts=self._timeouts)
+        tls = self._tls(requirement) if target.implicit_tls else None
         try:
-            greeting = await link.connect(target.address, target.port, self._source_for(target.address))
+            greeting = await link.connect(target.address, target.port, self._source_for(target.address), tls)
             self._links.add(link)
             link.closed.add_done_callback(lambda _closed: self._links.discard(link))
             _accept(greeting)
             facts = await secure(link)
+            if target.login is not None:
+                await link.log_in(target.login)
         except LinkError as error:
             link.leave()
-            raise HostError(_host_failure(error), link.phase) from error
+            raise HostError(_host_failure(error, requirement), link.phase) from error
         except BaseException:
             link.abort()
             raise
@@ -196,12 +200,16 @@ class Connector:
 
     async def _secure(self, link: Link, requirement: Requirement) -> SessionFacts:
         """Secure as the requirement demands, or not at all."""
-        _accept(await link.ehlo())
-        if not link.offered.starttls:
-            raise LinkError(FailureKind.STARTTLS_MISSING, "the host does not offer STARTTLS")
-        await link.start_tls(self._contexts.for_requirement(requirement), _server_name(requirement))
+        if link.tls is None:
+            _accept(await link.ehlo())
+            if not link.offered.starttls:
+                raise LinkError(FailureKind.STARTTLS_MISSING, "the host does not offer STARTTLS")
+            await link.start_tls(*self._tls(requirement))
         _accept(await link.ehlo())
         return _facts(link, _security(requirement))
+
+    def _tls(self, requirement: Requirement) -> tuple[ssl.SSLContext, str]:
+        return self._contexts.for_requirement(requirement), _server_name(requirement)
 
     async def _secure_if_offered(self, link: Link, context: ssl.SSLContext, server_name: str) -> SessionFacts:
         await _say_hello(link)
@@ -270,17 +278,37 @@ def _server_name(requirement: Requirement) -> str:
 
 def _security(requirement: Requirement) -> Security:
     """Say what a TLS session is worth that is as the requirement demands."""
-    if requirement.level is Level.OPPORTUNISTIC:
-        return Security.DANE if requirement.by_dane else Security.OPPORTUNISTIC
-    return Security.DANE_STS if requirement.by_dane else Security.STS
+    if requirement.level is not Level.OPPORTUNISTIC:
+        return Security.DANE_STS if requirement.by_dane else Security.STS
+    if requirement.by_dane:
+        return Security.DANE
+    return Security.ROUTE if requirement.names else Security.OPPORTUNISTIC
 
 
 def _facts(link: Link, security: Security) -> SessionFacts:
     return SessionFacts(security=security, tls=describe_session(link.tls) if link.tls else None)
 
 
-def _host_failure(error: LinkError) -> HostFailure:
-    """Say what went wrong in our words; of a TLS failure also what it is in a report (RFC 8460 §4.3)."""
+_BY_ROUTE = {
+    FailureKind.CERTIFICATE: FailureKind.ROUTE_CERTIFICATE,
+    FailureKind.STARTTLS_MISSING: FailureKind.ROUTE_TLS,
+    FailureKind.STARTTLS_REFUSED: FailureKind.ROUTE_TLS,
+    FailureKind.HANDSHAKE: FailureKind.ROUTE_TLS,
+}
+
+
+def _host_failure(error: LinkError, requirement: Requirement) -> HostFailure:
+    """Say what went wrong, and whether it is the route alone that minds."""
+    failure = _as_failure(error)
+    if requirement.route is None or requirement.level is not Level.OPPORTUNISTIC:
+        return failure
+    if requirement.dane is not None and failure.kind is not FailureKind.CERTIFICATE:
+        return failure
+    return replace(failure, kind=_BY_ROUTE.get(failure.kind, failure.kind))
+
+
+def _as_failure(error: LinkError) -> HostFailure:
+    """Put it in our words; of a TLS failure also what it is in a report (RFC 8460 §4.3)."""
     if error.kind is FailureKind.HANDSHAKE:
         tls = classify(error)
         # In a handshake only a certificate gives another result type than validation-failure.

@@ -56,6 +56,9 @@ def mail_command(message: Message, size: int, offered: Extensions, *, smtputf8: 
         parts.append("BODY=8BITMIME")
     if smtputf8:
         parts.append("SMTPUTF8")
+    if offered.logged_in:
+        # RFC 4954 §5: who handed the message to us, we vouch for to nobody.
+        parts.append("AUTH=<>")
     if offered.dsn and envelope.ret is not None:
         parts.append(f"RET={envelope.ret.value}")
     if offered.dsn and envelope.envid is not None:

@@ -15,7 +15,8 @@ class Extensions:
     """The extensions that matter to a sender. A HELO reply offers none: `Extensions()`.
 
     `max_size` is None without a bound (RFC 1870 §4). The limits are those of RFC 9422 §4: MAIL commands in a
-    session, RCPT commands in a transaction, recipient domains in a session; refused ones count too.
+    session, RCPT commands in a transaction, recipient domains in a session; refused ones count too. `auth` are the
+    mechanisms of RFC 4954, `logged_in` whether one of them was used with success.
     """
 
     starttls: bool = False
@@ -28,6 +29,8 @@ class Extensions:
     mail_max: int | None = None
     rcpt_max: int | None = None
     rcpt_domain_max: int | None = None
+    auth: frozenset[str] = frozenset()
+    logged_in: bool = False
 
 
 def parse_extensions(reply: Reply) -> Extensions:
@@ -48,6 +51,7 @@ def parse_extensions(reply: Reply) -> Extensions:
         mail_max=limits.get("MAILMAX"),
         rcpt_max=limits.get("RCPTMAX"),
         rcpt_domain_max=limits.get("RCPTDOMAINMAX"),
+        auth=frozenset(offered.get("AUTH", "").upper().split()),
     )
 
 

@@ -10,6 +10,7 @@ import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import cast
 
@@ -17,10 +18,12 @@ from aiosmtplib import SMTPException, SMTPHeloError, SMTPResponseException
 from aiosmtplib.response import SMTPResponse
 
 from policy.dane_check import dane_failure
+from policy.name_check import name_failure
 from policy.names import IPAddress
 from policy.requirement import Level, Requirement, ResultType
 from relay.delivery.extensions import Extensions, parse_extensions
 from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off
+from relay.delivery.seam import Login
 from relay.delivery.timeouts import Timeouts
 from relay.queue.attempt import FailureKind, Phase
 from relay.status import Reply
@@ -57,15 +60,30 @@ class Link:
         self._within_content = False
         self._requirement = requirement
         self._demands_tls = requirement.demands_tls
-        self._dane_checked: ssl.SSLObject | None = None
+        self._verifies = requirement.level is Level.VERIFIED or _route_verifies(requirement)
+        self._checked: ssl.SSLObject | None = None
         self._timeouts = timeouts
         self._client = SmtpClient(
-            local_hostname=hostname, greeting_limit=timeouts.greeting, on_connected=self._on_connected
+            local_hostname=hostname,
+            greeting_limit=timeouts.greeting,
+            handshake_limit=timeouts.starttls,
+            on_connected=self._on_connected,
         )
         self._protocol: ReplyProtocol | None = None
 
-    async def connect(self, address: IPAddress, port: int, source: IPAddress | None = None) -> Reply:
-        """Return the greeting, good or bad. Raises LinkError."""
+    async def connect(
+        self,
+        address: IPAddress,
+        port: int,
+        source: IPAddress | None = None,
+        tls: tuple[ssl.SSLContext, str] | None = None,
+    ) -> Reply:
+        """Return the greeting, good or bad. With `tls`, context and server name, TLS begins with the first octet.
+
+        Raises LinkError, of the same kinds as `start_tls`.
+        """
+        if tls is not None:
+            self._client.tls_from_start = _named(*tls)
         with self._translated():
             greeting = await self._client.connect(
                 hostname=str(address),
@@ -73,9 +91,14 @@ class Link:
                 source_address=None if source is None else (str(source), 0),
                 timeout=self._timeouts.connect.total_seconds(),
             )
+        if tls is not None:
+            self._secured()
         return as_reply(*greeting)
 
-    def _on_connected(self, protocol: ReplyProtocol) -> None:
+    def _on_connected(self, protocol: ReplyProtocol | None) -> None:
+        if protocol is None:  # a handshake comes first
+            self.phase = Phase.HANDSHAKE
+            return
         self.phase = Phase.GREETING
         self._protocol = protocol
 
@@ -112,9 +135,7 @@ class Link:
         self.phase = Phase.STARTTLS
         self.offered = Extensions()
         limit = self._timeouts.starttls.total_seconds()
-        if not server_name:
-            # asyncio takes "" for None, and OpenSSL then checks no name, whatever the context says.
-            raise LinkError(FailureKind.HANDSHAKE, "there is no name to check the certificate for")
+        _named(context, server_name)
         try:
             await self._client.starttls(tls_context=context, server_hostname=server_name, timeout=limit)
         except SMTPResponseException as error:
@@ -124,19 +145,44 @@ class Link:
             self.phase = Phase.HANDSHAKE
             fault = self._protocol.fault if self._protocol is not None else None
             raise LinkError(FailureKind.HANDSHAKE, str(fault or error)) from (fault or error)
-        cast("asyncio.WriteTransport", self._client.transport).set_write_buffer_limits(high=BLOCK)
-        self._check_dane()
+        self._secured()
 
-    def _check_dane(self) -> None:
+    def _secured(self) -> None:
+        """Look at what a handshake has not looked at."""
+        cast("asyncio.WriteTransport", self._client.transport).set_write_buffer_limits(high=BLOCK)
         tls = self.tls
-        if tls is None or not self._requirement.by_dane:
+        if tls is None:
             return
-        failure = dane_failure(self._requirement, tls)
-        if failure is not None:
+        if self._requirement.by_dane and (failure := dane_failure(self._requirement, tls)) is not None:
             self.phase = Phase.HANDSHAKE
             kind = _DANE_KINDS.get(failure.result_type, FailureKind.DANE_CERTIFICATE)
             raise LinkError(kind, failure.detail, tls=failure)
-        self._dane_checked = tls
+        if (failure := name_failure(self._requirement, tls)) is not None:
+            self.phase = Phase.HANDSHAKE
+            raise LinkError(FailureKind.ROUTE_CERTIFICATE, failure.detail, tls=failure)
+        self._checked = tls
+
+    async def log_in(self, login: Login) -> None:
+        """Say who we are (RFC 4954). Raises LinkError, and UnprotectedError where the other side is not proven."""
+        self._demand_protection()
+        # RFC 4954 §14: only where TLS is up, and the certificate was verified for a name that the operator chose.
+        if self._requirement.route is None or not self._verifies or self.tls is None:
+            raise UnprotectedError("a password was about to go to a host that has not proven who it is")
+        limit = self._timeouts.ehlo.total_seconds()
+        user, password = login.user.encode(), login.password.encode()
+        try:
+            if "PLAIN" in self.offered.auth:
+                await self._client.auth_plain(user, password, timeout=limit)
+            elif "LOGIN" in self.offered.auth:
+                await self._client.auth_login(user, password, timeout=limit)
+            else:
+                raise LinkError(FailureKind.LOGIN, "the host offers neither AUTH PLAIN nor AUTH LOGIN")
+        except SMTPResponseException as error:
+            reply = as_reply(error.code, error.message)
+            raise LinkError(FailureKind.LOGIN, f"the host answered AUTH with {reply}", reply) from None
+        except (SMTPException, OSError) as error:
+            raise broken_off() from error
+        self.offered = replace(self.offered, logged_in=True)
 
     @property
     def tls(self) -> ssl.SSLObject | None:
@@ -259,13 +305,13 @@ class Link:
         tls = self.tls
         if tls is None:
             raise UnprotectedError("TLS is demanded, and there is none")
-        if self._requirement.by_dane and tls is not self._dane_checked:
-            raise UnprotectedError("DANE is demanded, and nobody compared the certificate with the TLSA records")
-        if self._requirement.level is not Level.VERIFIED:
+        if tls is not self._checked:
+            raise UnprotectedError("nobody compared the certificate with TLSA records and what a route demands")
+        if not self._verifies:
             return
         if tls.context.verify_mode is not ssl.CERT_REQUIRED or not tls.context.check_hostname:
             raise UnprotectedError("verified TLS is demanded, and nobody looked at the certificate")
-        if tls.server_hostname != self._requirement.mx_host:
+        if tls.server_hostname != self._requirement.server_name:
             raise UnprotectedError(f"the certificate was checked for {tls.server_hostname}, not for the MX host")
 
     @contextmanager
@@ -284,3 +330,15 @@ class Link:
             raise LinkError(kind, f"no connection: {detail}") from error
         except (SMTPException, ValueError, TypeError) as error:
             raise LinkError(FailureKind.INTERNAL, f"no connection: {error}") from error
+
+
+def _named(context: ssl.SSLContext, server_name: str) -> tuple[ssl.SSLContext, str]:
+    """Let nobody go into a handshake without a name. Raises LinkError."""
+    if not server_name:
+        # asyncio takes "" for None, and OpenSSL then checks no name, whatever the context says.
+        raise LinkError(FailureKind.HANDSHAKE, "there is no name to check the certificate for")
+    return context, server_name
+
+
+def _route_verifies(requirement: Requirement) -> bool:
+    return requirement.route is not None and requirement.route.level is Level.VERIFIED

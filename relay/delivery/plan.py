@@ -219,7 +219,8 @@ class DeliveryPlan:
         self._note_refusal(host, host.failure)
 
     def _note_refusal(self, host: Host, failure: HostFailure) -> None:
-        if failure.kind.refusal and not failure.kind.dane and host.level is Level.VERIFIED:
+        kind = failure.kind
+        if kind.refusal and not (kind.dane or kind.route) and host.level is Level.VERIFIED:
             self._refused[host.name] = host
 
     def _answer(self, visit: _Visit, recipient: Recipient, result: SendResult, facts: SessionFacts) -> None:

@@ -7,6 +7,8 @@ Limits: a reply that arrives after a command was written, but before the host ha
 """
 
 import asyncio
+import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
@@ -288,10 +290,17 @@ class SmtpClient(SMTP):
     protocol: ReplyProtocol | None
 
     def __init__(
-        self, *, local_hostname: str, greeting_limit: timedelta, on_connected: Callable[[ReplyProtocol], None]
+        self,
+        *,
+        local_hostname: str,
+        greeting_limit: timedelta,
+        handshake_limit: timedelta,
+        on_connected: Callable[[ReplyProtocol | None], None],
     ) -> None:
         super().__init__(local_hostname=local_hostname, start_tls=False)
+        self.tls_from_start: tuple[ssl.SSLContext, str] | None = None
         self._greeting_limit = greeting_limit
+        self._handshake_limit = handshake_limit
         self._on_connected = on_connected
 
     async def _create_connection(self, timeout: float | None) -> SMTPResponse:
@@ -301,12 +310,44 @@ class SmtpClient(SMTP):
         loop = asyncio.get_running_loop()
         protocol = ReplyProtocol(self._on_connection_lost)
         async with asyncio.timeout(timeout):
-            transport, _ = await loop.create_connection(
-                lambda: protocol, host=self.hostname, port=self.port, local_addr=self.source_address
-            )
+            if self.tls_from_start is not None:
+                sock = await self._connected_socket(self.hostname, self.port)
+            else:
+                transport, _ = await loop.create_connection(
+                    lambda: protocol, host=self.hostname, port=self.port, local_addr=self.source_address
+                )
+        if self.tls_from_start is not None:
+            transport = await self._shake_hands(sock, protocol, *self.tls_from_start)
         self.protocol, self.transport = protocol, transport
         self._on_connected(protocol)
         return as_response(await protocol.reply(self._greeting_limit))
+
+    async def _connected_socket(self, address: str, port: int) -> socket.socket:
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            if self.source_address is not None:
+                sock.bind(self.source_address)
+            await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _shake_hands(
+        self, sock: socket.socket, protocol: ReplyProtocol, context: ssl.SSLContext, server_name: str
+    ) -> asyncio.Transport:
+        """Nothing is read but by TLS: what a host says in plaintext before it is no greeting."""
+        self._on_connected(None)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._handshake_limit.total_seconds()):
+                transport, _ = await loop.create_connection(
+                    lambda: protocol, sock=sock, ssl=context, server_hostname=server_name
+                )
+        except (OSError, ValueError) as error:  # a TimeoutError is an OSError
+            raise LinkError(FailureKind.HANDSHAKE, str(error)) from error
+        return transport
 
     def close(self) -> None:
         if self.protocol is not None:

@@ -15,9 +15,18 @@ from relay.value import value
 
 
 @value
+class Login:
+    """Who we are to a next hop that asks for it (RFC 4954)."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+@value
 class Target:
     """One address of one host, and the conditions under which it may be given mail. The pool's key is all of it.
 
+    `implicit_tls`: TLS begins with the first octet (RFC 8314 §3.3), for which the requirement has to demand it.
     It is looked for several times a message, so its hash is kept.
     """
 
@@ -25,10 +34,15 @@ class Target:
     address: IPAddress
     port: int
     requirement: Requirement
+    implicit_tls: bool = False
+    login: Login | None = None
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.mx_host, self.address, self.port, self.requirement)))
+        if self.implicit_tls and not self.requirement.demands_tls:
+            raise ValueError("implicit TLS that nothing demands")
+        key = (self.mx_host, self.address, self.port, self.requirement, self.implicit_tls, self.login)
+        object.__setattr__(self, "_hash", hash(key))
 
     def __hash__(self) -> int:
         return self._hash

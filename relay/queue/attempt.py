@@ -42,6 +42,10 @@ class FailureKind(Enum):
     DNSSEC_BOGUS = "dnssec-bogus"
     TLSA_UNUSABLE = "tlsa-unusable"
     DANE_REQUIRED = "dane-required"
+    ROUTE_TLS = "route-tls"
+    ROUTE_CERTIFICATE = "route-certificate"
+    POLICY_REQUIRED = "policy-required"
+    LOGIN = "login"
     POLICY_UNKNOWN = "policy-unknown"
     DNS_UNKNOWN = "dns-unknown"
     DOMAIN_ABSENT = "domain-absent"
@@ -69,6 +73,11 @@ class FailureKind(Enum):
         """Whether it is DANE that refuses, which no MTA-STS policy can mend (RFC 8461 §2)."""
         return self in _DANE
 
+    @property
+    def route(self) -> bool:
+        """Whether a route of the operator's refuses what the domain itself would have allowed."""
+        return self in _ROUTE
+
 
 _DANE = frozenset(
     {
@@ -80,21 +89,27 @@ _DANE = frozenset(
         FailureKind.DANE_REQUIRED,
     }
 )
-_REFUSALS = _DANE | frozenset(
-    {
-        FailureKind.MX_NOT_IN_POLICY,
-        FailureKind.CERTIFICATE,
-        FailureKind.STARTTLS_MISSING,
-        FailureKind.STARTTLS_REFUSED,
-        FailureKind.HANDSHAKE,
-    }
+_ROUTE = frozenset({FailureKind.ROUTE_TLS, FailureKind.ROUTE_CERTIFICATE, FailureKind.POLICY_REQUIRED})
+_REFUSALS = (
+    _DANE
+    | _ROUTE
+    | frozenset(
+        {
+            FailureKind.MX_NOT_IN_POLICY,
+            FailureKind.CERTIFICATE,
+            FailureKind.STARTTLS_MISSING,
+            FailureKind.STARTTLS_REFUSED,
+            FailureKind.HANDSHAKE,
+        }
+    )
 )
 
 
 class Security(Enum):
     """How a session was protected; the label of the deliveries metric.
 
-    DANE: its certificate matches the host's TLSA records; DANE_STS: it also verifies as MTA-STS demands.
+    DANE: its certificate matches the host's TLSA records; DANE_STS: it also verifies as MTA-STS demands. ROUTE: it
+    verifies as a route demands, where no policy does.
     """
 
     PLAINTEXT = "plaintext"
@@ -102,6 +117,7 @@ class Security(Enum):
     STS = "sts"
     DANE = "dane"
     DANE_STS = "dane+sts"
+    ROUTE = "route"
 
 
 class DaneScope(Enum):
@@ -172,7 +188,7 @@ class Outcome:
     """What one attempt meant for one recipient. Exactly one per recipient and attempt, or the attempt is void.
 
     `reply` is the remote's own, else None and `diagnostic` is ours. `refused`: security is what refuses.
-    `refused_by_dane`: and no MTA-STS policy, which therefore need not be looked up anew.
+    `refused_by_dane`: DANE or a route, and no MTA-STS policy, which therefore need not be looked up anew.
     `dsn_passed_on`: the next hop offers DSN and got the parameters, so success is its to report (RFC 3461 §5.2.1).
     """
 

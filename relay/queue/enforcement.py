@@ -29,6 +29,8 @@ class BreachMode(Enum):
     """It got the mail, or was offered it: the policy says enforce, and `mta_sts.mode` report-only."""
     DANE = "dane"
     """It was refused, for its TLSA records."""
+    ROUTE = "route"
+    """It was refused, for what a route of the operator's demands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ def host_breach(host: HostAttempt, attempt: Attempt) -> Breach | None:
         return _breach(host, mode, host.testing_failure.result_type)
     if host.failure is None or not host.failure.kind.refusal:
         return None
+    if host.failure.kind.route:
+        return Breach(mode=BreachMode.ROUTE, result_type=_result_type(host), reason=host.failure.kind.value)
     if host.dane and (host.failure.kind.dane or host.level is not Level.VERIFIED):
         return Breach(mode=BreachMode.DANE, result_type=_result_type(host), reason=host.failure.kind.value)
     return _breach(host, BreachMode.ENFORCE, _result_type(host)) if host.level is Level.VERIFIED else None
@@ -76,7 +80,7 @@ class Standing(Enum):
     REFUSED_FIRST = "refused-first"
     """Refused at one attempt or more, then delivered with proof or without policy."""
     PROVEN = "proven"
-    """Delivered over a session that was verified as policy or DANE demand."""
+    """Delivered over a session that was verified as policy, DANE or a route demand."""
     WITHOUT_POLICY = "without-policy"
     """Delivered, and nothing demanded proof."""
     OTHER = "other"
@@ -87,6 +91,7 @@ _UNPROVEN = frozenset({Security.PLAINTEXT, Security.OPPORTUNISTIC})
 _BREACHED = {
     BreachMode.ENFORCE: Standing.REFUSED,
     BreachMode.DANE: Standing.REFUSED,
+    BreachMode.ROUTE: Standing.REFUSED,
     BreachMode.TESTING: Standing.TESTING,
     BreachMode.REPORT_ONLY: Standing.WOULD_REFUSE,
 }
@@ -122,10 +127,11 @@ def _breach(host: HostAttempt, mode: BreachMode, result_type: ResultType) -> Bre
     return Breach(mode=mode, result_type=result_type, reason=MX_NOT_IN_POLICY if not_matched else result_type.value)
 
 
-_DANE_RESULT_TYPES = {
+_RESULT_TYPES = {
     FailureKind.DNSSEC_BOGUS: ResultType.DNSSEC_INVALID,
     FailureKind.TLSA_UNUSABLE: ResultType.TLSA_INVALID,
     FailureKind.DANE_REQUIRED: ResultType.DANE_REQUIRED,
+    FailureKind.POLICY_REQUIRED: ResultType.VALIDATION_FAILURE,
 }
 
 
@@ -133,8 +139,8 @@ def _result_type(host: HostAttempt) -> ResultType:
     failure = host.failure
     if failure is not None and failure.tls is not None:
         return failure.tls.result_type
-    if failure is not None and failure.kind in _DANE_RESULT_TYPES:
-        return _DANE_RESULT_TYPES[failure.kind]
+    if failure is not None and failure.kind in _RESULT_TYPES:
+        return _RESULT_TYPES[failure.kind]
     if host.mx_match is MxMatch.NOT_MATCHED or (failure and failure.kind is FailureKind.HANDSHAKE):
         return ResultType.VALIDATION_FAILURE
     return ResultType.STARTTLS_NOT_SUPPORTED

@@ -62,6 +62,11 @@ _VERDICTS = {
         Status(4, 7, 320),
         "dane-required: Destination mail server must be authenticated by DANE.",
     ),
+    FailureKind.POLICY_REQUIRED: (Status(4, 7, 320), "mta-sts-required: Destination must have an MTA-STS policy."),
+    FailureKind.ROUTE_CERTIFICATE: (Status(4, 7, 320), "Certificate validation failed. Reason: {reason}"),
+    FailureKind.ROUTE_TLS: (Status(4, 4, 317), "Cannot connect to remote server"),
+    # RFC 4954 §6, but temporary: it is for the operator to mend, and for the message to wait.
+    FailureKind.LOGIN: (Status(4, 7, 8), "Authentication at the next hop failed"),
     FailureKind.POLICY_UNKNOWN: (Status(4, 4, 312), "DNS query failed for the MTA-STS record of {domain}"),
     FailureKind.DNS_UNKNOWN: (Status(4, 4, 312), "DNS query failed"),
     FailureKind.DOMAIN_ABSENT: (Status(5, 4, 310), "DNS domain {domain} does not exist"),
@@ -149,7 +154,7 @@ def _verdict(candidate: _Candidate, domain: str, utf8_path: bool) -> HostVerdict
     status, text = _UTF8_HEADER if kind is FailureKind.SMTPUTF8 and not utf8_path else _VERDICTS[kind]
     reason = failure.tls.reason if failure.tls else "Unknown"
     diagnostic = text.format(domain=domain, reason=reason) + _suffix(failure, contacted)
-    by_dane = kind.refusal and (kind.dane or host is None or host.level is not Level.VERIFIED)
+    by_dane = kind.refusal and (kind.dane or kind.route or host is None or host.level is not Level.VERIFIED)
     return HostVerdict(status, diagnostic, kind.refusal, by_dane, None, mta, address)
 
 

@@ -72,12 +72,28 @@ OWN: dict[tuple[int, int], Words] = {
         "EHLO reply.",
     ),
     (7, 320): Words(
-        "Mail to {domain} may only be handed to servers that prove who they are by way of DANE, as your own "
-        "organisation has decided. No such server could be reached, so your message was not handed over.",
+        "Mail to {domain} may only be handed to servers that prove who they are, as your own organisation has "
+        "decided. No such server could be reached, so your message was not handed over.",
         _TELL_OURS,
         Fixer.EITHER_ADMIN,
-        "A route demands DANE, and DNSSEC shows no TLSA records of the MX host (RFC 7672 section 6). Either the domain "
-        "has stopped publishing them, or the resolver of this relay does not validate.",
+        "A route of this relay demands more than the domain itself does: a certificate that verifies, an MTA-STS "
+        "policy (mta_sts = mandatory), or TLSA records that DNSSEC secures (dane = mandatory, RFC 7672 section 6). "
+        "The diagnostic says which. Either the other side has changed, or what the route says is out of date.",
+    ),
+    (4, 317): Words(
+        "Mail to {domain} may only be handed over encrypted, as your own organisation has decided. The mail server "
+        "offers no working encryption, so your message was not handed over.",
+        _TELL_OURS,
+        Fixer.EITHER_ADMIN,
+        "A route of this relay demands TLS. The next hop does not offer STARTTLS or refuses it, or the TLS handshake "
+        "with it fails.",
+    ),
+    (7, 8): Words(
+        "The mail server that takes mail for {domain} does not let your organisation's mail system in.",
+        _TELL_OURS,
+        Fixer.OUR_ADMIN,
+        "The next hop of a route refuses its user and password, or offers no way to give them (RFC 4954): AUTH PLAIN "
+        "or LOGIN is needed. Compare the route's user and password with what the other side expects.",
     ),
     (7, 322): Words(
         "The certificate of the mail server of {domain} has expired. By its security records (DANE) {domain} asks that "

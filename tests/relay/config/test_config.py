@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from policy.decide import Enforcement
 from relay.config import ConfigError, Settings, load, parse, render
 from relay.config.quantities import HostPort
 
@@ -101,7 +100,7 @@ def test_values_are_read() -> None:
         HostPort("2001:db8::53", 5353),
     )
     assert settings.dns.trust_ad is True
-    assert settings.mta_sts.mode is Enforcement.REPORT_ONLY
+    assert settings.mta_sts.mode == "report-only"
     assert settings.mta_sts.unknown_grace is None
     assert settings.delivery.timeouts.data_end == timedelta(minutes=20)
     assert settings.ndr.route == (HostPort("mail.internal.example", 2525), HostPort("192.0.2.9", 25))
