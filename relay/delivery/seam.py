@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from policy.names import IPAddress
@@ -22,7 +22,7 @@ class Login:
     password: str = field(repr=False)
 
 
-@value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """One address of one host, and the conditions under which it may be given mail. The pool's key is all of it.
 
