@@ -43,7 +43,7 @@ def unmet_need(message: Message, size: int, offered: Extensions) -> HostFailure 
 
 def needs_smtputf8(path: str) -> bool:
     """Whether a path cannot be written in ASCII; a domain alone can, as A-labels (RFC 6531 §3.2)."""
-    return not _in_ascii(path).isascii()
+    return not (path.isascii() or _in_ascii(path).isascii())
 
 
 def mail_command(message: Message, size: int, offered: Extensions, *, smtputf8: bool) -> bytes:
@@ -83,8 +83,10 @@ def _line(parts: list[str]) -> bytes:
 
 def _in_ascii(path: str) -> str:
     """Return the path with its domain as A-labels where that makes it ASCII, else as it is."""
+    if path.isascii():
+        return path
     local_part, at, domain = path.rpartition("@")
-    if path.isascii() or not local_part.isascii():
+    if not local_part.isascii():
         return path
     try:
         return local_part + at + to_domain(domain)

@@ -62,6 +62,7 @@ class Link:
         self._demands_tls = requirement.demands_tls
         self._verifies = requirement.level is Level.VERIFIED or _route_verifies(requirement)
         self._checked: ssl.SSLObject | None = None
+        self._verified: ssl.SSLObject | None = None
         self._timeouts = timeouts
         self._client = SmtpClient(
             local_hostname=hostname,
@@ -193,12 +194,16 @@ class Link:
     @property
     def ready(self) -> bool:
         """Whether the commands of a transaction may be written, if need be before the one before it is answered."""
-        return self._alive and not (self._within_content or self.retired)
+        protocol = self._protocol
+        return protocol is not None and protocol.usable and not (self._within_content or self.retired)
 
     @property
     def usable(self) -> bool:
         """Whether another transaction may begin and nothing is under way: in step, nothing read ahead, not closed."""
-        return self.ready and self._connected().owed == (self.reset.owed if self.reset is not None else 0)
+        if not self.ready:
+            return False
+        line = self._connected().line
+        return not line or (len(line) == 1 and line[0] is self.reset)
 
     @property
     def closed(self) -> "asyncio.Future[None]":
@@ -216,9 +221,9 @@ class Link:
 
         On a connection that is lost it does nothing; waiting for a reply tells why.
         """
-        if self._alive:
+        protocol = self._connected()
+        if protocol.usable:
             self._demand_protection()
-            protocol = self._connected()
             protocol.expect(answers, replies)
             protocol.write(commands)
 
@@ -228,7 +233,7 @@ class Link:
         self._within_content = True
         view = memoryview(content)
         for start in range(0, len(view), BLOCK):
-            if self._alive:
+            if protocol.usable:
                 protocol.write_now(view[start : start + BLOCK])
             # A host that takes all at once would let nobody else have a turn, nor us hear that it has hung up.
             await asyncio.sleep(0)
@@ -237,7 +242,7 @@ class Link:
     def end_content(self, content: bytes, answers: Answers) -> None:
         """Write the last of the content with its end. Raises LinkError if the connection is lost already."""
         protocol = self._connected()
-        if not self._alive:
+        if not protocol.usable:
             raise protocol.end or broken_off()
         protocol.expect(answers, 1)
         protocol.write(content)
@@ -293,11 +298,6 @@ class Link:
         assert self._protocol is not None, "connect comes first"
         return self._protocol
 
-    @property
-    def _alive(self) -> bool:
-        protocol = self._protocol
-        return protocol is not None and protocol.usable and protocol.is_connected
-
     def _demand_protection(self) -> None:
         """Look at the transport itself, not at what was noted of it (RFC 8461 §5, RFC 7672 §2.2)."""
         if not self._demands_tls:
@@ -307,8 +307,11 @@ class Link:
             raise UnprotectedError("TLS is demanded, and there is none")
         if tls is not self._checked:
             raise UnprotectedError("nobody compared the certificate with TLSA records and what a route demands")
-        if not self._verifies:
-            return
+        if self._verifies and tls is not self._verified:  # what a session was made with does not change
+            self._demand_verification(tls)
+            self._verified = tls
+
+    def _demand_verification(self, tls: ssl.SSLObject) -> None:
         if tls.context.verify_mode is not ssl.CERT_REQUIRED or not tls.context.check_hostname:
             raise UnprotectedError("verified TLS is demanded, and nobody looked at the certificate")
         if tls.server_hostname != self._requirement.server_name:

@@ -75,12 +75,12 @@ class Answers:
                 raise self.fault
             if (end := self._protocol.end) is not None:
                 raise end
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = waiter = asyncio.get_running_loop().create_future()
             self.limit = limit
             if self.reached:
                 self._protocol.deadline.set(limit)
             try:
-                await self._waiter
+                await waiter
             finally:
                 self._waiter = self.limit = None
         return self._replies.popleft()
@@ -94,20 +94,20 @@ class Answers:
             self.wake()
 
     def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
 
 class ReplyProtocol(SMTPProtocol):
     """Deals out replies in the order in which they are owed, and puts together what is written in one turn.
 
-    `owed`: replies that the host has still to give; `line`: to whom. `fault` is why the host can no longer be
-    believed, `end` why no more can come. `leaving`: QUIT is out, and the last reply closes the connection.
+    `line`: to whom the host still owes replies, in this order. `fault` is why the host can no longer be believed,
+    `end` why no more can come. `leaving`: QUIT is out, and the last reply closes the connection.
     """
 
     def __init__(self, on_lost: Callable[[SMTPProtocol], None]) -> None:
         super().__init__(asyncio.get_running_loop(), on_lost)
-        self.owed = 0
         self.line: deque[Answers] = deque()
         self.end: LinkError | None = None
         self.fault: LinkError | None = None
@@ -125,14 +125,15 @@ class ReplyProtocol(SMTPProtocol):
     @property
     def usable(self) -> bool:
         """Whether commands can still be given and replies come."""
-        return self.end is None and not self.leaving and self._unwanted is None
+        transport = self.transport
+        going_on = self.end is None and not self.leaving and self._unwanted is None
+        return going_on and transport is not None and not transport.is_closing()
 
     def expect(self, answers: Answers, replies: int) -> None:
         """Note that so many replies are owed to `answers`, after all that are owed already."""
         if not answers.owed:
             self.line.append(answers)
         answers.owed += replies
-        self.owed += replies
 
     async def reply(self, limit: timedelta) -> Reply:
         """Return the next reply that is owed outside any transaction. Raises LinkError."""
@@ -196,7 +197,7 @@ class ReplyProtocol(SMTPProtocol):
     def data_received(self, data: bytes) -> None:
         if self.end is not None:
             return
-        if not self.owed:
+        if not self.line:
             self._give_up(f"the host said something unasked: {clean(data.strip())}")
             return
         try:
@@ -206,7 +207,7 @@ class ReplyProtocol(SMTPProtocol):
         except ReplyError as error:
             self._give_up(f"the host sent {error}")
             return
-        if not self.owed:
+        if not self.line:
             if self._parser.unfinished:
                 self._give_up(f"the host said more than it was asked: {clean(data.strip())}")
             elif self.leaving:
@@ -236,7 +237,6 @@ class ReplyProtocol(SMTPProtocol):
             self._give_up("the host answered before it had the whole content")
             return False
         answers.give(reply)
-        self.owed -= 1
         if not answers.owed:
             self.line.popleft()
             if self._unwanted is not None and self.line[0] is self._unwanted:

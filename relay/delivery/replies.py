@@ -19,7 +19,7 @@ MAX_TEXT = 500
 MAX_TEXT_IN_ALL = 8192
 """Characters kept of a line, and of all lines of a reply; what is beyond is dropped."""
 
-_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])([^\n]*))?\r\n")
+_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])([^\n]*))?\r")
 
 
 class ReplyError(Exception):
@@ -46,31 +46,30 @@ class ReplyParser:
 
     def feed(self, data: bytes) -> Iterator[Reply]:
         """Yield the replies that `data` completes, up to the first thing that is none. Raises ReplyError."""
-        data = self._buffer + data
-        start = 0
-        while (end := data.find(b"\n", start) + 1) > 0:
-            reply = self._line(data, start, end)
-            start = end
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            if len(line) >= MAX_LINE:
+                raise ReplyError(f"a reply line of more than {MAX_LINE} octets")
+            reply = None if self._code else _single_line(line)
+            if reply is None:
+                reply = self._line(line)
             if reply is not None:
                 yield reply
-        self._buffer = data[start:]
         if len(self._buffer) > MAX_LINE:
             raise ReplyError(f"a reply line of more than {MAX_LINE} octets")
 
-    def _line(self, data: bytes, start: int, end: int) -> Reply | None:
-        """Take one line with its ending; return the reply if it is the last one of it."""
-        match = _LINE.fullmatch(data, start, end)
-        if match is None or end - start > MAX_LINE:
-            raise ReplyError(_what_is_wrong(data[start:end]))
+    def _line(self, line: bytes) -> Reply | None:
+        """Take one line of several, without its LF; return the reply if it is the last one of it."""
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ReplyError(_what_is_wrong(line))
         code, separator, text = match.groups(b"")
         if self._code and code != self._code:
             raise ReplyError(f"a reply that begins with {self._code.decode()} and goes on with {code.decode()}")
-        if separator != b"-" and not self._code:
-            return _single_line(code, text)
         line_text = clean(text)
         self._lines.append(line_text[: max(0, MAX_TEXT_IN_ALL - self._characters)])
         self._characters += len(line_text)
-        self._octets += end - start
+        self._octets += len(line) + 1
         if len(self._lines) + (separator == b"-") > MAX_LINES or self._octets > MAX_REPLY:
             raise ReplyError(f"a reply of more than {MAX_LINES} lines or {MAX_REPLY} octets")
         if separator == b"-":
@@ -82,17 +81,18 @@ class ReplyParser:
 
 
 @lru_cache(256)
-def _single_line(code: bytes, text: bytes) -> Reply:
-    """Hosts say the same again and again."""
-    return Reply(int(code), (clean(text),))
+def _single_line(line: bytes) -> Reply | None:
+    """Return the reply if the line, without its LF, is a whole one. Hosts say the same again and again."""
+    match = _LINE.fullmatch(line)
+    if match is None or match[2] == b"-":
+        return None
+    return Reply(int(match[1]), (clean(match[3] or b""),))
 
 
 def _what_is_wrong(line: bytes) -> str:
-    if len(line) > MAX_LINE:
-        return f"a reply line of more than {MAX_LINE} octets"
-    if not line.endswith(b"\r\n"):
-        return f"a reply line that a bare LF ends: {clean(line[:-1])}"
-    return f"what is not a reply: {clean(line[:-2])}"
+    if not line.endswith(b"\r"):
+        return f"a reply line that a bare LF ends: {clean(line)}"
+    return f"what is not a reply: {clean(line[:-1])}"
 
 
 def clean(octets: bytes) -> str:
