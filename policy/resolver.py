@@ -13,13 +13,9 @@ from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import Any, TypeVar, assert_never
 
-import dns.asyncresolver
 import dns.edns
 import dns.exception
-import dns.flags
-import dns.message
 import dns.name
-import dns.nameserver
 import dns.rcode
 import dns.rdatatype
 import dns.rdtypes.ANY.TLSA
@@ -27,6 +23,8 @@ import dns.resolver
 from cachetools import TLRUCache, TTLCache
 
 from policy.answers import Absence, Absent, Answer, Found, MxRecord, TlsaRecord, Unknown, UnknownReason
+from policy.dns_servers import NameServers, NoAnswerError
+from policy.dns_wire import Question
 from policy.names import InvalidNameError, IPAddress, to_host
 from policy.nameservers import DnssecSupport, IpFamily, NameServer, TrustAd, believes_ad
 from policy.observer import DnsObserver, DnsResult, NullObserver, RecordType
@@ -37,15 +35,16 @@ MAX_TTL = timedelta(days=1)
 UNKNOWN_TTL = timedelta(seconds=3)
 """How long an unanswered question is not asked again: enough to break a burst, too little to hide a recovery."""
 
+_MAX_TTL_SECONDS = int(MAX_TTL.total_seconds())
 _MAX_CNAMES = 8
 _MAX_QUESTIONS = 256
 _MAX_OVERDUE_QUESTIONS = 64
 _OVERDUE_SECONDS = 1800.0
 _OVERDUE_NAMES = 20_000
 _PER_SERVER_SECONDS = 2.0
-_SHARE_OF_STUB = 0.9  # so that dnspython, which can say what went wrong, mostly gives up before we do
 _EDNS_PAYLOAD = 1232
 _BOGUS_CODES = frozenset(range(5, 13)) | {25, 27}  # RFC 8914 §4: what a validator says when it does not believe
+_RDTYPES = {record_type: dns.rdatatype.from_text(record_type.value) for record_type in RecordType}
 _LABEL = re.compile(rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 T = TypeVar("T")
@@ -89,13 +88,8 @@ class DnsResolver:
     ) -> None:
         if not nameservers:
             raise ValueError("there is no name server to ask")
-        self._stub = dns.asyncresolver.Resolver(configure=False)
-        self._stub.nameservers = [dns.nameserver.Do53Nameserver(ns.address, ns.port) for ns in nameservers]
-        self._stub.timeout = _PER_SERVER_SECONDS
+        self._nameservers = NameServers(nameservers, patience_seconds=_PER_SERVER_SECONDS)
         self._trusted = believes_ad(trust_ad, nameservers)
-        # RFC 6840 §5.7: AD in a question asks for AD in the answer; RFC 3225 §3: DO asks for DNSSEC altogether.
-        self._stub.flags = dns.flags.RD | dns.flags.AD
-        self._stub.use_edns(0, dns.flags.DO if self._trusted else 0, _EDNS_PAYLOAD)
         self._timeout = timeout
         self._timer = timer
         self._ip_family = ip_family
@@ -177,42 +171,28 @@ class DnsResolver:
         return answer
 
     async def _resolve(self, record_type: RecordType, qname: dns.name.Name, read: Callable[[Any], T]) -> Answer[T]:
-        try:
-            async with asyncio.timeout(self._timeout.total_seconds()):
-                return await self._follow(record_type, qname, read)
-        except TimeoutError:
-            return Unknown(reason=UnknownReason.TIMEOUT, detail=f"no answer in {self._timeout.total_seconds():g} s")
-        except dns.exception.DNSException as error:
-            return _unknown(error)
-
-    async def _follow(self, record_type: RecordType, qname: dns.name.Name, read: Callable[[Any], T]) -> Answer[T]:
         """Ask, and ask again where a name server gave a CNAME without what it leads to."""
-        ttl = MAX_TTL
-        authentic = self._trusted
+        deadline = asyncio.get_running_loop().time() + self._timeout.total_seconds()
+        rdtype = _RDTYPES[record_type]
+        ttl, authentic = _MAX_TTL_SECONDS, self._trusted
         for _ in range(_MAX_CNAMES):
+            question = Question(qname, rdtype, dnssec=self._trusted, payload=_EDNS_PAYLOAD)
             try:
-                response = await self._stub.resolve(
-                    qname,
-                    dns.rdatatype.from_text(record_type.value),
-                    raise_on_no_answer=False,
-                    search=False,
-                    lifetime=self._timeout.total_seconds() * _SHARE_OF_STUB,
-                )
-            except dns.resolver.NXDOMAIN as error:
-                message: dns.message.QueryMessage = error.response(qname)  # type: ignore[no-untyped-call]
-                ttl = min(ttl, _negative_ttl(message, message.resolve_chaining().minimum_ttl))
-                return Absent(absence=Absence.NXDOMAIN, ttl=ttl, authentic=authentic and _has_ad(message))
-            authentic = authentic and _has_ad(response.response)
-            minimum_ttl = response.chaining_result.minimum_ttl
-            if response.rrset is not None:
-                ttl = min(ttl, timedelta(seconds=minimum_ttl))
-                records = tuple(read(rdata) for rdata in response.rrset)
+                response = await self._nameservers.ask(question, deadline)
+            except NoAnswerError as error:
+                return _unknown(error)
+            authentic = authentic and response.authentic
+            ttl = min(ttl, response.ttl)
+            if response.records:
+                records = tuple(read(rdata) for rdata in response.records)
                 name = _plain(response.canonical_name) or response.canonical_name.to_text(omit_final_dot=True)
-                return Found(records=records, canonical_name=name, ttl=ttl, authentic=authentic)
-            if response.canonical_name == qname or _says_no(response.response):
-                ttl = min(ttl, _negative_ttl(response.response, minimum_ttl))
-                return Absent(absence=Absence.NODATA, ttl=ttl, authentic=authentic)
-            ttl = min(ttl, *(timedelta(seconds=cname.ttl) for cname in response.chaining_result.cnames))
+                return Found(records=records, canonical_name=name, ttl=timedelta(seconds=ttl), authentic=authentic)
+            nxdomain = response.rcode == dns.rcode.NXDOMAIN
+            if nxdomain or response.denied or response.canonical_name == qname:
+                # RFC 2308 §5: without an SOA it is not to be cached.
+                lasts = timedelta(seconds=ttl if response.denied else 0)
+                absence = Absence.NXDOMAIN if nxdomain else Absence.NODATA
+                return Absent(absence=absence, ttl=lasts, authentic=authentic)
             qname = response.canonical_name
         return Unknown(reason=UnknownReason.MALFORMED, detail=f"more than {_MAX_CNAMES} CNAMEs in a chain")
 
@@ -263,20 +243,6 @@ def _result(answer: Answer[Any]) -> DnsResult:
             assert_never(answer)
 
 
-def _has_ad(message: dns.message.Message) -> bool:
-    return bool(message.flags & dns.flags.AD)
-
-
-def _says_no(message: dns.message.Message) -> bool:
-    """Whether the answer is negative by itself: RFC 2308 §2.2 has an SOA then."""
-    return any(rrset.rdtype == dns.rdatatype.SOA for rrset in message.authority)
-
-
-def _negative_ttl(message: dns.message.Message, minimum_ttl: int) -> timedelta:
-    """RFC 2308 §5: the smaller of the SOA's TTL and its minimum; without an SOA it is not to be cached."""
-    return timedelta(seconds=minimum_ttl if _says_no(message) else 0)
-
-
 def _address(rdata: Any) -> IPAddress:
     return ip_address(rdata.address)
 
@@ -308,32 +274,32 @@ def _plain(name: dns.name.Name) -> str | None:
         return None
 
 
-def _unknown(error: dns.exception.DNSException) -> Unknown:
+def _unknown(error: NoAnswerError) -> Unknown:
     """Say why there is no answer, from what the name servers said one after the other."""
-    failures = error.kwargs.get("errors", []) if error.kwargs else []
-    options = [option for failure in failures if failure[4] is not None for option in failure[4].options]
+    complaints = error.complaints
+    options = [option for complaint in complaints for option in complaint.options]
     extended = [option for option in options if isinstance(option, dns.edns.EDEOption)]
     codes = [int(option.code) for option in extended]
-    words = [failure[3] for failure in failures]
     detail = "; ".join(
-        [f"{server}: {str(word) or type(word).__name__}" for server, _, _, word, _ in failures[-3:]]
+        [f"{complaint.server}: {complaint.words}" for complaint in complaints[-3:]]
         + [f"extended error {int(option.code)} {option.text or ''}".strip() for option in extended[:3]]
     )
     bogus = next((code for code in codes if code in _BOGUS_CODES), None)
     return Unknown(
-        reason=UnknownReason.BOGUS if bogus is not None else _reason(error, words),
-        detail=one_line(detail or str(error)),
+        reason=UnknownReason.BOGUS if bogus is not None else _reason(error),
+        detail=one_line(detail),
         extended_error=bogus if bogus is not None else next(iter(codes), None),
     )
 
 
-def _reason(error: dns.exception.DNSException, words: Sequence[object]) -> UnknownReason:
-    if isinstance(error, dns.exception.Timeout):
+def _reason(error: NoAnswerError) -> UnknownReason:
+    rcodes = {complaint.rcode for complaint in error.complaints}
+    if error.timed_out:
         return UnknownReason.TIMEOUT
-    if "SERVFAIL" in words:
+    if dns.rcode.SERVFAIL in rcodes:
         return UnknownReason.SERVFAIL
-    if "REFUSED" in words:
+    if dns.rcode.REFUSED in rcodes:
         return UnknownReason.REFUSED
-    if any(isinstance(word, OSError) for word in words):
+    if any(complaint.unreachable for complaint in error.complaints):
         return UnknownReason.TIMEOUT  # nobody listens there, or no route: no answer
     return UnknownReason.MALFORMED

@@ -125,7 +125,10 @@ class _Udp(asyncio.DatagramProtocol):
 async def serving(zone: Zone, *, with_tcp: bool = True) -> AsyncIterator[NameServer]:
     """Serve the zone on a free port of 127.0.0.1."""
 
+    writers: list[asyncio.StreamWriter] = []
+
     async def tcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 (length,) = struct.unpack("!H", await reader.readexactly(2))
@@ -155,3 +158,6 @@ async def serving(zone: Zone, *, with_tcp: bool = True) -> AsyncIterator[NameSer
         transport.close()
         server.close()
         await server.wait_closed()
+        for writer in writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
