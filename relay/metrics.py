@@ -84,6 +84,7 @@ class Metrics:
         self.queue_suspected_poison = counter("queue_suspected_poison", "Jobs held as suspected poison.")
         self.double_bounces = counter("double_bounces", "Messages without a sender that failed and are held.")
         self.notices = counters("notices", "Notices sent to senders, by kind.", "kind")
+        self.tls_reports = counters("tls_reports", "TLS reports (RFC 8460), each to one endpoint, by result.", "result")
         self.ndr_route_warnings = gauge("ndr_route_warnings", "Sender domains that an NDR could not reach.")
 
         self.certificate_expiry = gauges(

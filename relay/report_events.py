@@ -24,7 +24,7 @@ def report_planned(day: date, domain: str, unique_id: str, endpoints: int, first
 
 
 def report_accepted(delivery: ReportDelivery) -> None:
-    """An endpoint took the report by HTTPS, or its mail is in the queue."""
+    """An endpoint took the report by HTTPS, or its mail is in the queue: `recipient.*` tell on under its queue_id."""
     log.info("report.accepted", extra=_fields(delivery))
 
 
@@ -40,6 +40,11 @@ def report_dropped(delivery: ReportDelivery, reason: str) -> None:
 def reporting_failed(doing: str, error: Exception) -> None:
     """The store did not do what reporting asked of it; it is asked again."""
     log.error("report.failed", extra={"doing": doing, "error": str(error)})
+
+
+def reporting_crashed(error: Exception) -> None:
+    """A fault of the relay, with its traceback. Mail goes on, and so do the other reports."""
+    log.error("report.crashed", exc_info=error)
 
 
 def _fields(delivery: ReportDelivery) -> dict[str, object]:

@@ -11,6 +11,7 @@ from policy.cache import CachedPolicyStore
 from policy.fetch import HttpsPolicyFetcher
 from policy.lookup import PolicyService
 from policy.nameservers import NameServer
+from policy.report_post import HttpsReportPoster
 from policy.resolver import DnsResolver, system_nameservers
 from policy.store import PolicyStore
 from policy.tls import TlsContexts
@@ -38,9 +39,12 @@ class Outbound:
     policy_store: PolicyStore
     router: Router
     pool: ConnectionPool
+    poster: HttpsReportPoster | None
 
     async def close(self) -> None:
         await self.pool.close()
+        if self.poster is not None:
+            await self.poster.aclose()
         await self.fetcher.aclose()
 
 
@@ -106,4 +110,16 @@ def build_outbound(
         max_recipients_per_transaction=delivery.max_recipients_per_transaction,
         max_idle=delivery.max_connections,
     )
-    return Outbound(resolver=resolver, fetcher=fetcher, policies=policies, policy_store=store, router=router, pool=pool)
+    poster = None
+    if settings.tlsrpt.mode == "on":
+        allow_private = delivery.allow_private_addresses
+        poster = HttpsReportPoster(resolver=resolver, ca_file=ca_file, allow_private_addresses=allow_private)
+    return Outbound(
+        resolver=resolver,
+        fetcher=fetcher,
+        policies=policies,
+        policy_store=store,
+        router=router,
+        pool=pool,
+        poster=poster,
+    )

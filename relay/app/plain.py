@@ -18,6 +18,7 @@ from relay.delivery.timeouts import Timeouts
 from relay.ingress.settings import AccessSettings, BareNewlines, IngressSettings, ListenerSettings, TlsMode
 from relay.queue.schedule import ScheduleSettings
 from relay.reports.ndr import NoticeSettings
+from relay.reports.tlsrpt import Reporter
 
 
 def ingress_settings(settings: Settings) -> IngressSettings:
@@ -81,6 +82,10 @@ def notice_settings(settings: Settings) -> NoticeSettings:
         postmaster=settings.relay.postmaster,
         include_full=settings.ndr.include == "full",
     )
+
+
+def reporter(settings: Settings) -> Reporter:
+    return Reporter(organization_name=settings.tlsrpt.organization_name, contact=settings.tlsrpt.contact)
 
 
 def freshness_settings(settings: Settings) -> FreshnessSettings:

@@ -23,8 +23,12 @@ from relay.app.operating import new_incarnation
 from relay.app.outbound import Outbound, build_outbound
 from relay.app.part import Part
 from relay.app.reload import need_restart
-from relay.app.state_dir import NODE, POLICY_FILE, StateDirError, queue_file
+from relay.app.report_means import report_means
+from relay.app.reporting import Randomness, ReportSender
+from relay.app.session_counts import SessionCountsOnDisk
+from relay.app.state_dir import NODE, POLICY_FILE, REPORT_FILE, StateDirError, files_with_sessions, queue_file
 from relay.app.version import tell_build
+from relay.clock import Clock
 from relay.config import Settings
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.notices import NoticeWriter
@@ -41,6 +45,7 @@ from relay.queue.ids import QueueIds
 from relay.store.protocols import StoreDeadError, StoreError
 from relay.store.sqlite.policies import SqlitePolicyStore
 from relay.store.sqlite.queue import SqliteQueueStore
+from relay.store.sqlite.reports import SqliteReportStore
 
 CANNOT_START = (StateDirError, StoreError, CertificateError, UsersFileError, OSError, ValueError)
 """What a relay that cannot start raises."""
@@ -56,9 +61,16 @@ class Relay:
     """One relay, or with `part` the part of it that a worker process is. Made, started and stopped by `running`."""
 
     def __init__(
-        self, settings: Settings, *, store: SqliteQueueStore, policies: SqlitePolicyStore, part: Part | None = None
+        self,
+        settings: Settings,
+        *,
+        store: SqliteQueueStore,
+        policies: SqlitePolicyStore,
+        reports: SqliteReportStore | None,
+        clock: Clock,
+        part: Part | None = None,
     ) -> None:
-        """Raises CertificateError, UsersFileError or ValueError if it cannot be built."""
+        """`reports` is there where it leads. Raises CertificateError, UsersFileError or ValueError."""
         self.settings = settings
         self._part = part
         self._bounds = part.slots if part is not None else None
@@ -68,7 +80,7 @@ class Relay:
         self._store = store
         self._policies = policies
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._clock = SystemClock()
+        self._clock = clock
         self._new_id = QueueIds(part.number if part is not None else 0, self._clock.now, secrets.token_bytes)
         self._slots = Slots(settings=self._bounds or plain.slot_settings(settings), timer=time.monotonic)
         self._outbound = self._build_outbound(settings)
@@ -96,6 +108,7 @@ class Relay:
         self._health = Health(
             store=store, policies=policies, metrics=self.metrics, clock=self._clock, impediments=self._impediments
         )
+        self._reports = self._build_report_sender(reports) if reports is not None else None
         self._admin: AdminServer | None = None
         self._group: asyncio.TaskGroup | None = None
 
@@ -144,6 +157,18 @@ class Relay:
     def _notices(self) -> NoticeWriter:
         return NoticeWriter(store=self._store, settings=plain.notice_settings(self.settings), new_id=self._new_id)
 
+    def _build_report_sender(self, store: SqliteReportStore) -> ReportSender:
+        state_dir = self.settings.relay.state_dir
+        return ReportSender(
+            store=store,
+            counts=SessionCountsOnDisk(lambda: files_with_sessions(state_dir)),
+            queue=self._store,
+            clock=self._clock,
+            metrics=self.metrics,
+            randomness=Randomness(spread=random.random, new_id=self._new_id),
+            means=report_means(self.settings, self._outbound),
+        )
+
     def _build_admin(self) -> AdminServer:
         app = endpoints(
             collect=always(self.registry),
@@ -180,6 +205,8 @@ class Relay:
             self._run("http", self._admin.run())
         if self._leads:
             self._run("policy gauges", self._health.measure())
+        if self._reports is not None:
+            self._run("tls reports", self._reports.run())
         self._run_leading()
         self.phase = "running"
 
@@ -255,10 +282,15 @@ class Relay:
     async def reload(self, new: Settings) -> tuple[str, ...] | None:
         """Take over new settings; return the names of those that need a restart, or None if a file is not usable.
 
-        Raises ValueError if the CA file is not; then, too, all stays as it was. Attempts and sessions under way may
-        end under the settings that they began with.
+        Raises ValueError if the CA file or the DKIM key is not; then, too, all stays as it was. Attempts and sessions
+        under way may end under the settings that they began with.
         """
         outbound = self._build_outbound(new)  # first, so that what cannot be built changes nothing
+        try:
+            means = report_means(new, outbound)
+        except ValueError:
+            await outbound.close()
+            raise
         if not await self._listeners.reload(self._ingress_settings(new)):
             await outbound.close()
             return None
@@ -275,6 +307,8 @@ class Relay:
             notices=self._notices(),
             schedule=plain.schedule_settings(new),
         )
+        if self._reports is not None:
+            self._reports.use(means)
         self._run_leading()
         return waiting
 
@@ -316,27 +350,32 @@ async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings, part: Part | None = None) -> AsyncIterator[Relay]:
+async def running(settings: Settings, part: Part | None = None, *, clock: Clock | None = None) -> AsyncIterator[Relay]:
     """Run a relay while inside. If a task of it dies, the body is cancelled, and an ExceptionGroup says why.
 
+    It goes by the system's clock unless it is given another.
     The state directory has to be locked; for a part the parent has done that.
     Raises StoreError, OSError, CertificateError, UsersFileError or ValueError if it cannot start.
     Leaving, however it comes to it, stops the relay in order; the files are closed last.
     """
-    state_dir = settings.relay.state_dir
+    state_dir, clock = settings.relay.state_dir, clock or SystemClock()
     async with AsyncExitStack() as exits:
         policies = await SqlitePolicyStore.open(state_dir / POLICY_FILE)
         exits.push_async_callback(policies.close)
         store = await SqliteQueueStore.open(
             queue_file(state_dir, part.number if part is not None else 0),
-            clock=SystemClock(),
+            clock=clock,
             incarnation=new_incarnation(),
             node=NODE,
             retain_finished=settings.queue.retain_finished,
             min_free_disk=settings.store.min_free_disk,
         )
         exits.push_async_callback(store.close)
-        relay = Relay(settings, store=store, policies=policies, part=part)
+        reports = None
+        if part is None or part.leads:
+            reports = await SqliteReportStore.open(state_dir / REPORT_FILE)
+            exits.push_async_callback(reports.close)
+        relay = Relay(settings, store=store, policies=policies, reports=reports, clock=clock, part=part)
         await relay.open()
         async with asyncio.TaskGroup() as group:
             relay.begin(group)

@@ -1,6 +1,6 @@
 """The TLS sessions that all processes of a node have counted, each in its own file, as one (RFC 8460 §4.2)."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import date
 from pathlib import Path
@@ -23,6 +23,24 @@ class AllSessionCounts:
     async def results(self, day: date, domain: str) -> Sequence[TlsResult]:
         """Return what was counted, file by file: equal results may come more than once. Raises StoreError."""
         return [result for file in self._files for result in await file.results(day, domain)]
+
+
+class SessionCountsOnDisk:
+    """Implements relay.app.reporting.SessionCounts over the files that there are at each question.
+
+    Files of other processes come and go; that which is asked once a minute needs none of them open meanwhile.
+    """
+
+    def __init__(self, paths: Callable[[], Iterable[Path]]) -> None:
+        self._paths = paths
+
+    async def domains(self, day: date, after: str, limit: int) -> Sequence[str]:
+        async with counts_in(self._paths()) as counts:
+            return await counts.domains(day, after, limit)
+
+    async def results(self, day: date, domain: str) -> Sequence[TlsResult]:
+        async with counts_in(self._paths()) as counts:
+            return await counts.results(day, domain)
 
 
 @asynccontextmanager

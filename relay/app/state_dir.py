@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 POLICY_FILE = "policy.db"
+REPORT_FILE = "reports.db"
 _LOCK_FILE = "lock"
 NODE = "local"
 """Whoever holds the lock is the only worker on these files, whatever the host is called: a container is called anew
@@ -27,6 +28,12 @@ def queue_files(directory: Path) -> dict[int, Path]:
     """Return the queue files that there are, by number."""
     named = ((_QUEUE_FILE.fullmatch(file.name), file) for file in directory.glob("queue-*.db"))
     return dict(sorted((int(match[1]), file) for match, file in named if match))
+
+
+def files_with_sessions(directory: Path) -> list[Path]:
+    """Return the files in which TLS sessions are counted (RFC 8460)."""
+    reports = directory / REPORT_FILE
+    return [*queue_files(directory).values(), *([reports] if reports.exists() else [])]
 
 
 def remove_queue_file(file: Path) -> None:

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 from policy_fakes import SERVFAIL, FakeResolver, ManualClock, found_txt
+from prometheus_client import CollectorRegistry
 from queue_fakes import MemoryQueueStore
 from tls_report_makers import DAY, EXPIRED, REPORTER, STS, result
 
+from policy.answers import Answer
 from policy.report_post import Posted
-from relay.app.reporting import Randomness, ReportSender
+from relay.app.reporting import Means, Randomness, ReportSender
+from relay.metrics import Metrics
 from relay.queue.message import Notify
 from relay.queue.tls_results import TlsResult
 from relay.store.protocols import QueueFilter, ReportDelivery, StoreDeadError
@@ -57,20 +60,24 @@ class World:
         self.poster = FakePoster()
         self.ids = (f"ID{number}" for number in itertools.count())
         self.spread = 0.0
+        self.signer = FakeSigner()
+
+    @property
+    def means(self) -> Means:
+        return Means(reporter=REPORTER, signer=self.signer, resolver=self.resolver, poster=self.poster)
 
     async def open(self, kind: type[SqliteReportStore] = SqliteReportStore) -> None:
+        self.registry = CollectorRegistry()
         self.store = await kind.open(self.path)
         self.counts = await TlsResultFile.open(self.path)
         self.sender = ReportSender(
             store=self.store,
             counts=self.counts,
-            resolver=self.resolver,
             queue=self.queue,
-            poster=self.poster,
-            signer=FakeSigner(),
-            reporter=REPORTER,
             clock=self.clock,
+            metrics=Metrics(self.registry),
             randomness=Randomness(spread=lambda: self.spread, new_id=lambda: next(self.ids)),
+            means=self.means,
         )
 
     async def close(self) -> None:
@@ -85,8 +92,11 @@ class World:
 
     async def look(self, at: datetime) -> None:
         self.clock.set(at)
-        await self.sender.plan_yesterday()
-        await self.sender.send_due()
+        await self.sender.plan_yesterday(self.means)
+        await self.sender.send_due(self.means)
+
+    def metric(self, result: str) -> float:
+        return self.registry.get_sample_value("mta_sts_relay_tls_reports_total", {"result": result}) or 0.0
 
     async def mails(self) -> list[str]:
         return [entry.recipients[0].forward_path for entry in await self.queue.list(ALL, 100)]
@@ -124,6 +134,7 @@ async def test_a_day_is_reported_after_midnight_and_its_spread_to_every_endpoint
     assert ("TXT", "_smtp._tls.x.test") in world.resolver.asked
     await world.look(MIDNIGHT + 3 * HOUR)
     assert (await world.mails(), len(world.poster.got)) == (["t@y.test"], 1)
+    assert (world.metric("queued"), world.metric("posted")) == (1, 1)
 
 
 async def test_sessions_that_are_settled_just_after_midnight_are_waited_for(world: World) -> None:
@@ -195,6 +206,7 @@ async def test_a_failing_endpoint_is_tried_at_growing_gaps_for_a_day_with_one_re
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert gaps == sorted(gaps)
     assert gaps[0] < HOUR
+    assert (world.metric("deferred"), world.metric("dropped")) == (len(times) - 1, 1)
     assert 5 < len(times) < 15
     assert times[-1] - times[0] < 24 * HOUR
     ids = {json.loads(gzip.decompress(body))["report-id"] for _, body in world.poster.got}
@@ -232,7 +244,7 @@ async def test_a_crash_between_queueing_and_marking_makes_no_second_mail(world: 
     await world.count()
     await die_while_sending(world)
     (before,) = await world.queue.list(ALL, 10)
-    await world.sender.resume()
+    await world.sender.resume(world.means)
     (after,) = await world.queue.list(ALL, 10)
     assert after.message.queue_id == before.message.queue_id
     assert await world.store.in_flight(10) == []
@@ -243,12 +255,12 @@ async def test_a_crash_before_queueing_loses_no_mail(world: World) -> None:
     world.publish("x.test", "mailto:t@y.test")
     await world.count()
     world.clock.set(MIDNIGHT + HOUR)
-    await world.sender.plan_yesterday()
+    await world.sender.plan_yesterday(world.means)
     (delivery,) = await world.store.due(world.clock.now(), 10)
     await world.store.start(delivery)
     await world.close()
     await world.open()
-    await world.sender.resume()
+    await world.sender.resume(world.means)
     assert await world.mails() == ["t@y.test"]
 
 
@@ -257,10 +269,105 @@ async def test_a_post_that_may_have_been_made_is_not_made_again(world: World, ca
     await world.count()
     await die_while_sending(world)
     assert len(world.poster.got) == 1
-    await world.sender.resume()
+    await world.sender.resume(world.means)
     await world.look(MIDNIGHT + 5 * HOUR)
     assert len(world.poster.got) == 1
     assert "report.dropped" in [record.message for record in caplog.records]
+
+
+async def test_what_could_not_be_written_down_is_taken_up_at_the_next_look(world: World) -> None:
+    world.publish("x.test", "mailto:t@y.test,https://r.test/")
+    await world.count()
+    world.clock.set(MIDNIGHT + HOUR)
+    await world.sender.plan_yesterday(world.means)
+    for delivery in await world.store.due(world.clock.now(), 10):
+        await world.store.start(delivery)
+    await look_once(world)
+    assert (await world.mails(), world.poster.got) == (["t@y.test"], [])
+    assert await world.store.in_flight(10) == []
+
+
+async def look_once(world: World) -> None:
+    """Let `run` do one round."""
+    before = world.clock.sleepers
+    running = asyncio.create_task(world.sender.run())
+    async with asyncio.timeout(10):
+        while world.clock.sleepers == before:  # noqa: ASYNC110  the fake clock announces nothing
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+class Hanging(FakePoster):
+    """One endpoint never answers; the others do."""
+
+    async def post(self, url: str, body: bytes) -> tuple[Posted, str]:
+        if "hangs" in url:
+            await asyncio.Event().wait()
+        return await super().post(url, body)
+
+
+async def test_an_endpoint_that_hangs_keeps_no_other_report_waiting(world: World) -> None:
+    world.poster = Hanging()
+    for name in ("a-hangs", "b", "c"):
+        world.publish(f"{name}.test", f"https://{name}.test/")
+        await world.count(f"{name}.test")
+    looking = asyncio.create_task(world.look(MIDNIGHT + HOUR))
+    async with asyncio.timeout(10):
+        while len(world.poster.got) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    assert sorted(url for url, _ in world.poster.got) == ["https://b.test/", "https://c.test/"]
+
+
+class BrokenSigner(FakeSigner):
+    def sign(self, message: bytes, fields: Sequence[str]) -> bytes:
+        if b"TLS-Report-Domain: bad.test" in message:
+            raise ZeroDivisionError("a bug")
+        return super().sign(message, fields)
+
+
+async def test_a_fault_in_one_report_keeps_back_no_other_and_takes_nothing_down(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.signer = BrokenSigner()
+    world.sender.use(world.means)
+    for domain in ("bad.test", "good.test"):
+        world.publish(domain, f"mailto:t@{domain}")
+        await world.count(domain)
+    world.clock.set(MIDNIGHT + HOUR)
+    await look_once(world)
+    assert await world.mails() == ["t@good.test"]
+    assert world.metric("dropped") == 1
+    assert {"report.crashed", "report.dropped"} <= set(caplog.messages)
+
+
+class BrokenResolver(FakeResolver):
+    async def txt(self, name: str, *, fresh: bool = False) -> Answer[bytes]:
+        raise ZeroDivisionError("a bug")
+
+
+async def test_a_fault_in_planning_takes_nothing_down(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    await world.count()
+    world.resolver = BrokenResolver()
+    world.sender.use(world.means)
+    world.clock.set(MIDNIGHT + HOUR)
+    await look_once(world)
+    assert "report.crashed" in caplog.messages
+
+
+@pytest.mark.rfc("8460-8-a")
+async def test_without_means_nothing_is_planned_until_there_are_some(world: World) -> None:
+    world.publish("x.test", "mailto:t@y.test")
+    await world.count()
+    world.clock.set(MIDNIGHT + HOUR)
+    world.sender.use(None)
+    await look_once(world)
+    assert not await world.store.is_planned(DAY, "x.test")
+    world.sender.use(world.means)
+    await look_once(world)
+    assert await world.mails() == ["t@y.test"]
 
 
 @pytest.mark.rfc("8460-4.2-h")
