@@ -1,8 +1,9 @@
 """What a host must keep to, or why it is not contacted. **Pure.**
 
-RFC 8461 §4.1 (MX match before connecting), §5 (modes), RFC 7672 §2.2 (TLSA records).
+RFC 8461 §4.1 (MX match before connecting), §5 (modes), RFC 7672 §2.2 (TLSA records), RFC 8689 §4.2.1 (REQUIRETLS).
 """
 
+from dataclasses import replace
 from enum import Enum
 from typing import assert_never
 
@@ -47,6 +48,16 @@ class Precedence(Enum):
     DANE_FIRST = "dane-first"
 
 
+class MxProof(Enum):
+    """What proves, without any policy, that a host takes a domain's mail, when the message demands REQUIRETLS."""
+
+    PROVEN = "proven"
+    """DNSSEC, or that its name is the recipient domain's own, or one that the operator wrote."""
+    NONE = "none"
+    UNKNOWN = "unknown"
+    """Nothing; and whether the domain has a policy could not be found out."""
+
+
 def decide(
     mx_host: str,
     policy: Policy | None,
@@ -56,12 +67,30 @@ def decide(
     dane: DaneMode = DaneMode.OPPORTUNISTIC,
     precedence: Precedence = Precedence.BOTH,
     route: RouteDemand | None = None,
+    requiretls: MxProof | None = None,
 ) -> Requirement | Refusal:
     """Return the requirement for one MX host of a domain with this policy in force, or None.
 
     `mx_host` is the name in the MX record, or the domain itself where it has none (RFC 5321 §5.1). `tlsa` is what was
-    found of its TLSA records, None if nobody looked. What `route` demands comes on top of all.
+    found of its TLSA records, None if nobody looked. What `route` demands comes on top of all. `requiretls` is None if
+    the message does not demand it.
     """
+    verdict = _by_domain(mx_host, policy, tlsa, route, enforcement=enforcement, dane=dane, precedence=precedence)
+    if requiretls is None or isinstance(verdict, Refusal):
+        return verdict
+    return _with_requiretls(verdict, policy, requiretls)
+
+
+def _by_domain(
+    mx_host: str,
+    policy: Policy | None,
+    tlsa: TlsaFindings | None,
+    route: RouteDemand | None,
+    *,
+    enforcement: Enforcement,
+    dane: DaneMode,
+    precedence: Precedence,
+) -> Requirement | Refusal:
     demand = _dane_demand(mx_host, tlsa, dane)
     if isinstance(demand, Refusal):
         # RFC 8461 §2: whatever the policy says, it does not rescue what fails DANE.
@@ -86,6 +115,22 @@ def decide(
             return Refusal(mx_host=mx_host, reason=RefusalReason.MX_NOT_IN_POLICY, detail=_detail(mx_host, policy))
         case _:
             assert_never(mode)
+
+
+def _with_requiretls(verdict: Requirement, policy: Policy | None, proof: MxProof) -> Requirement | Refusal:
+    """What the message adds. An operator's setting that weakens policies does not weaken this (RFC 8689 §2).
+
+    Only `enforce` proves a name: by `testing` the domain itself says not to rely on the list yet.
+    """
+    mx_host = verdict.mx_host
+    named = policy is not None and policy.mode is Mode.ENFORCE and matches(mx_host, policy.mx)
+    if named or verdict.level is Level.VERIFIED or proof is MxProof.PROVEN:
+        return replace(verdict, requiretls=True)
+    unproven = f"neither DNSSEC nor a policy in mode enforce says that {mx_host} takes the domain's mail"
+    if proof is MxProof.UNKNOWN:
+        detail = f"{unproven}, as far as can be found out now"
+        return Refusal(mx_host=mx_host, reason=RefusalReason.MX_VALIDATION_UNKNOWN, detail=detail)
+    return Refusal(mx_host=mx_host, reason=RefusalReason.MX_NOT_VALIDATED, detail=unproven)
 
 
 def effective_mode(policy: Policy | None, enforcement: Enforcement) -> Mode:

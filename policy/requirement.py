@@ -82,8 +82,10 @@ class Requirement:
 
     `level` is what the policy asks for. Where it verifies, the certificate has to name `mx_host` (RFC 8461 §4.2).
     A failure of `mx_match` in testing mode is reported, not enforced. `dane` and `route` come on top: all have to be
-    met, and with either there is no plaintext at any level. `for_reports` demands
-    nothing: it keeps TLS reports in sessions of their own, which no report counts (RFC 8460 §3).
+    met, and with either there is no plaintext at any level. So does what the message demands by `requiretls`: a
+    certificate that verifies or that DANE authenticates, and REQUIRETLS in the reply to the EHLO after it (RFC 8689
+    §4.2.1). `for_reports` demands nothing: it keeps TLS reports in sessions of their own, which no report counts (RFC
+    8460 §3).
     """
 
     level: Level
@@ -92,10 +94,16 @@ class Requirement:
     dane: DaneDemand | None = None
     route: RouteDemand | None = None
     for_reports: bool = False
+    requiretls: bool = False
 
     @property
     def demands_tls(self) -> bool:
-        return self.level is Level.VERIFIED or self.dane is not None or self.route is not None
+        return self.level is Level.VERIFIED or self.dane is not None or self.route is not None or self.requiretls
+
+    @property
+    def verifies(self) -> bool:
+        """Whether there is no session at all but with a certificate that verifies for `names`."""
+        return self.level is Level.VERIFIED or self.by_route or (self.requiretls and not self.by_dane)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,10 +111,16 @@ class Requirement:
 
         None of them if there need not be such a certificate.
         """
-        names = [self.mx_host] if self.level is not Level.OPPORTUNISTIC else []
-        if self.route is not None and self.route.level is Level.VERIFIED:
+        by_message = self.requiretls and not (self.by_dane or self.by_route)
+        names = [self.mx_host] if by_message or self.level is not Level.OPPORTUNISTIC else []
+        if self.route is not None and self.by_route:
             names.append(self.route.tls_name or self.mx_host)
         return tuple(dict.fromkeys(names))
+
+    @property
+    def by_route(self) -> bool:
+        """Whether the route demands a certificate that verifies."""
+        return self.route is not None and self.route.level is Level.VERIFIED
 
     @property
     def by_dane(self) -> bool:
@@ -137,6 +151,10 @@ class RefusalReason(Enum):
     """The operator demands DANE for this destination, and no record can be used (RFC 7671 §14)."""
     POLICY_REQUIRED = "policy-required"
     """The operator demands MTA-STS for this destination, and there is no policy, or one of mode none."""
+    MX_NOT_VALIDATED = "mx-not-validated"
+    """The message demands REQUIRETLS, and nothing proves that this host takes the domain's mail (RFC 8689 §2)."""
+    MX_VALIDATION_UNKNOWN = "mx-validation-unknown"
+    """The same, but there may be a policy that would prove it, and it could not be had."""
 
     @property
     def result_type(self) -> ResultType:
@@ -151,6 +169,8 @@ _RESULT_TYPES = {
     RefusalReason.DANE_REQUIRED: ResultType.DANE_REQUIRED,
     RefusalReason.TLSA_UNUSABLE: ResultType.TLSA_INVALID,
     RefusalReason.POLICY_REQUIRED: ResultType.VALIDATION_FAILURE,
+    RefusalReason.MX_NOT_VALIDATED: ResultType.VALIDATION_FAILURE,
+    RefusalReason.MX_VALIDATION_UNKNOWN: ResultType.VALIDATION_FAILURE,
 }
 
 

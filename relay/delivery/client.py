@@ -1,6 +1,7 @@
 """Opens a connection to one host that is protected as its requirement demands, or says why there is none.
 
-RFC 8461 §5 (modes), RFC 7672 §2.2 (DANE), RFC 3207 §4 (STARTTLS), RFC 5321 §3.2 (EHLO, HELO).
+RFC 8461 §5 (modes), RFC 7672 §2.2 (DANE), RFC 8689 §4.2.1 (REQUIRETLS), RFC 3207 §4 (STARTTLS), RFC 5321 §3.2 (EHLO,
+HELO).
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from policy.requirement import Level, MxMatch, Requirement, ResultType
 from policy.tls import TlsContexts, classify, describe_session
 from policy.tls_facts import TlsFailure
 from relay.clock import Clock
+from relay.delivery.commands import REQUIRETLS_MISSING
 from relay.delivery.link import QUIT_LIMIT, Link
 from relay.delivery.protocol import LinkError
 from relay.delivery.remembered import RememberedHosts
@@ -206,6 +208,8 @@ class Connector:
                 raise LinkError(FailureKind.STARTTLS_MISSING, "the host does not offer STARTTLS")
             await link.start_tls(*self._tls(requirement))
         _accept(await link.ehlo())
+        if requirement.requiretls and not link.offered.requiretls:
+            raise LinkError(REQUIRETLS_MISSING.kind, REQUIRETLS_MISSING.detail)
         return _facts(link, _security(requirement))
 
     def _tls(self, requirement: Requirement) -> tuple[ssl.SSLContext, str]:
@@ -282,7 +286,9 @@ def _security(requirement: Requirement) -> Security:
         return Security.DANE_STS if requirement.by_dane else Security.STS
     if requirement.by_dane:
         return Security.DANE
-    return Security.ROUTE if requirement.names else Security.OPPORTUNISTIC
+    if requirement.by_route:
+        return Security.ROUTE
+    return Security.REQUIRETLS if requirement.requiretls else Security.OPPORTUNISTIC
 
 
 def _facts(link: Link, security: Security) -> SessionFacts:
@@ -295,16 +301,25 @@ _BY_ROUTE = {
     FailureKind.STARTTLS_REFUSED: FailureKind.ROUTE_TLS,
     FailureKind.HANDSHAKE: FailureKind.ROUTE_TLS,
 }
+_BY_MESSAGE = {
+    FailureKind.CERTIFICATE: FailureKind.REQUIRETLS_CERTIFICATE,
+    FailureKind.STARTTLS_MISSING: FailureKind.REQUIRETLS_TLS,
+    FailureKind.STARTTLS_REFUSED: FailureKind.REQUIRETLS_TLS,
+    FailureKind.HANDSHAKE: FailureKind.REQUIRETLS_TLS,
+}
 
 
 def _host_failure(error: LinkError, requirement: Requirement) -> HostFailure:
-    """Say what went wrong, and whether it is the route alone that minds."""
+    """Say what went wrong, and whether it is the route alone that minds, or the message."""
     failure = _as_failure(error)
-    if requirement.route is None or requirement.level is not Level.OPPORTUNISTIC:
+    about_certificate = failure.kind is FailureKind.CERTIFICATE
+    if requirement.level is not Level.OPPORTUNISTIC or (requirement.dane is not None and not about_certificate):
         return failure
-    if requirement.dane is not None and failure.kind is not FailureKind.CERTIFICATE:
-        return failure
-    return replace(failure, kind=_BY_ROUTE.get(failure.kind, failure.kind))
+    if requirement.by_route or (requirement.route is not None and not about_certificate):
+        return replace(failure, kind=_BY_ROUTE.get(failure.kind, failure.kind))
+    if requirement.requiretls:
+        return replace(failure, kind=_BY_MESSAGE.get(failure.kind, failure.kind))
+    return failure
 
 
 def _as_failure(error: LinkError) -> HostFailure:

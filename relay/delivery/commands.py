@@ -1,6 +1,6 @@
 """MAIL and RCPT as they go over the wire, and what a message needs of a host. **Pure.**
 
-RFC 5321 §4.1.1, RFC 1870 (SIZE), RFC 3461 (DSN), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8).
+RFC 5321 §4.1.1, RFC 1870 (SIZE), RFC 3461 (DSN), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 8689 (REQUIRETLS).
 No parameter is sent that the host's latest EHLO did not offer. ENVID and ORCPT pass letter for letter.
 """
 
@@ -19,6 +19,12 @@ _PARAMETER = re.compile(r"[^=\x00-\x20\x7f]+")
 _NOTIFY_ORDER = (Notify.NEVER, Notify.SUCCESS, Notify.FAILURE, Notify.DELAY)
 
 
+REQUIRETLS_MISSING = HostFailure(
+    kind=FailureKind.REQUIRETLS_MISSING,
+    detail="the message demands REQUIRETLS, and the host does not offer it within TLS",
+)
+
+
 class UnsafeCommandError(Exception):
     """An address or a parameter would break out of its command: a fault of ours, and never sent."""
 
@@ -31,6 +37,8 @@ def unmet_need(message: Message, size: int, offered: Extensions) -> HostFailure 
     if offered.max_size is not None and size > offered.max_size:
         detail = f"the message has {size} octets, and the host takes at most {offered.max_size}"
         return HostFailure(kind=FailureKind.TOO_LARGE, detail=detail)
+    if message.require_tls and not offered.requiretls and message.envelope.reverse_path:
+        return REQUIRETLS_MISSING
     if message.eight_bit and not offered.eight_bit_mime:
         detail = "the message has 8-bit content, and the host does not offer 8BITMIME"
         return HostFailure(kind=FailureKind.EIGHT_BIT, detail=detail)
@@ -63,6 +71,8 @@ def mail_command(message: Message, size: int, offered: Extensions, *, smtputf8: 
         parts.append(f"RET={envelope.ret.value}")
     if offered.dsn and envelope.envid is not None:
         parts.append(f"ENVID={_checked_parameter(envelope.envid)}")
+    if message.require_tls and offered.requiretls:
+        parts.append("REQUIRETLS")
     return _line(parts)
 
 

@@ -14,6 +14,8 @@ _LIMIT_FORM = re.compile(r"[A-Za-z0-9_-]+(?:=[!-:<-~]+)?")
 class Extensions:
     """The extensions that matter to a sender. A HELO reply offers none: `Extensions()`.
 
+    `requiretls` is what is said within TLS alone (RFC 8689 §2).
+
     `max_size` is None without a bound (RFC 1870 §4). The limits are those of RFC 9422 §4: MAIL commands in a
     session, RCPT commands in a transaction, recipient domains in a session; refused ones count too. `auth` are the
     mechanisms of RFC 4954, `logged_in` whether one of them was used with success.
@@ -24,6 +26,7 @@ class Extensions:
     eight_bit_mime: bool = False
     smtputf8: bool = False
     dsn: bool = False
+    requiretls: bool = False
     size: bool = False
     max_size: int | None = None
     mail_max: int | None = None
@@ -33,7 +36,7 @@ class Extensions:
     logged_in: bool = False
 
 
-def parse_extensions(reply: Reply) -> Extensions:
+def parse_extensions(reply: Reply, *, in_tls: bool = False) -> Extensions:
     """Read a positive reply to EHLO: a greeting, then a keyword a line, in any case."""
     offered: dict[str, str] = {}
     for line in reply.lines[1:]:
@@ -46,6 +49,7 @@ def parse_extensions(reply: Reply) -> Extensions:
         eight_bit_mime="8BITMIME" in offered,
         smtputf8="SMTPUTF8" in offered,
         dsn="DSN" in offered,
+        requiretls=in_tls and "REQUIRETLS" in offered,
         size="SIZE" in offered,
         max_size=_parse_size(offered.get("SIZE", "")),
         mail_max=limits.get("MAILMAX"),

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from policy.decide import DaneMode, Enforcement, Precedence, decide
+from policy.decide import DaneMode, Enforcement, MxProof, Precedence, decide
 from policy.findings import Findings, SecureTlsa, TlsaFindings
 from policy.names import IPAddress, to_host
 from policy.requirement import Level, MxMatch, Refusal, RefusalReason, Requirement
 from relay.queue.attempt import DaneScope, FailureKind, HostFailure
+from relay.queue.message import Message
 
 SMTP_PORT = 25
 
@@ -49,7 +50,8 @@ class Host:
 
     `name` is the name in the MX record, never where a CNAME led (RFC 8461 §4.1). `where` are its addresses in the
     order to be tried, or why it has none that may be contacted. `tlsa` is what was found of its TLSA records, None if
-    nobody asked. `verdict` is what policy and records together demand of it.
+    nobody asked. `verdict` is what policy and records together demand of it. `name_proven`: without any policy it is
+    sure that this host is who was meant, because of DNSSEC, the recipient's own domain, or the operator.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Host:
     where: tuple[IPAddress, ...] | HostFailure
     verdict: Requirement | Refusal
     tlsa: TlsaFindings | None = None
+    name_proven: bool = False
 
     @property
     def failure(self) -> HostFailure | None:
@@ -84,13 +87,15 @@ class Host:
         if isinstance(self.verdict, Requirement):
             has_say = self.verdict.dane is not None
         else:
-            has_say = self.verdict.reason is not RefusalReason.MX_NOT_IN_POLICY
+            has_say = self.verdict.reason not in _NOT_BY_DANE
         if not has_say:
             return None
         # RFC 7672 §2.2.1: where the MX record is not secure, nobody knows that this host is who was meant.
         return DaneScope.DOMAIN if isinstance(self.tlsa, SecureTlsa) and self.tlsa.mx_secure else DaneScope.HOST
 
 
+_BY_MESSAGE = frozenset({RefusalReason.MX_NOT_VALIDATED, RefusalReason.MX_VALIDATION_UNKNOWN})
+_NOT_BY_DANE = _BY_MESSAGE | {RefusalReason.MX_NOT_IN_POLICY}
 _REFUSALS = {
     RefusalReason.MX_NOT_IN_POLICY: FailureKind.MX_NOT_IN_POLICY,
     RefusalReason.DNSSEC_BOGUS: FailureKind.DNSSEC_BOGUS,
@@ -98,6 +103,8 @@ _REFUSALS = {
     RefusalReason.TLSA_UNKNOWN: FailureKind.DNS_UNKNOWN,
     RefusalReason.TLSA_UNUSABLE: FailureKind.TLSA_UNUSABLE,
     RefusalReason.DANE_REQUIRED: FailureKind.DANE_REQUIRED,
+    RefusalReason.MX_NOT_VALIDATED: FailureKind.MX_NOT_VALIDATED,
+    RefusalReason.MX_VALIDATION_UNKNOWN: FailureKind.MX_VALIDATION_UNKNOWN,
 }
 
 
@@ -126,11 +133,25 @@ def for_reports(host: Host) -> Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """The operator's say in what hosts are held to: [mta_sts] and [dane]."""
+    """The operator's say in what hosts are held to, [mta_sts] and [dane], and what a message adds to it."""
 
     enforcement: Enforcement = Enforcement.ENFORCE
     dane: DaneMode = DaneMode.OPPORTUNISTIC
     precedence: Precedence = Precedence.BOTH
+    requiretls: bool = False
+
+    def of_message(self, message: Message) -> "Judgement":
+        """Return what holds for this message; for most it is this very object."""
+        if message.require_tls and message.envelope.reverse_path:
+            # RFC 8689 §5: with a null reverse-path the parameter is passed on where it can be, and demanded of nobody.
+            return replace(self, requiretls=True)
+        if message.tls_optional:
+            # RFC 8689 §3: as if there were neither MTA-STS nor DANE, but what they refuse is told all the same. What
+            # the operator has made mandatory stays so.
+            enforcement = Enforcement.REPORT_ONLY if self.enforcement is Enforcement.ENFORCE else self.enforcement
+            dane = DaneMode.OFF if self.dane is DaneMode.OPPORTUNISTIC else self.dane
+            return replace(self, enforcement=enforcement, dane=dane)
+        return self
 
 
 def judged(hosts: Iterable[Host], findings: Findings | None, judgement: Judgement) -> tuple[Host, ...]:
@@ -152,8 +173,17 @@ def judged(hosts: Iterable[Host], findings: Findings | None, judgement: Judgemen
                 enforcement=judgement.enforcement,
                 dane=judgement.dane,
                 precedence=judgement.precedence,
+                requiretls=_proof(host, findings) if judgement.requiretls else None,
             ),
             tlsa=host.tlsa,
+            name_proven=host.name_proven,
         )
         for host in hosts
     )
+
+
+def _proof(host: Host, findings: Findings | None) -> MxProof:
+    if host.name_proven:
+        return MxProof.PROVEN
+    unclear = findings is not None and (findings.problem is not None or findings.unknown is not None)
+    return MxProof.UNKNOWN if unclear else MxProof.NONE

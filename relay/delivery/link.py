@@ -20,7 +20,7 @@ from aiosmtplib.response import SMTPResponse
 from policy.dane_check import dane_failure
 from policy.name_check import name_failure
 from policy.names import IPAddress
-from policy.requirement import Level, Requirement, ResultType
+from policy.requirement import Requirement, ResultType
 from relay.delivery.extensions import Extensions, parse_extensions
 from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off
 from relay.delivery.seam import Login
@@ -60,7 +60,8 @@ class Link:
         self._within_content = False
         self._requirement = requirement
         self._demands_tls = requirement.demands_tls
-        self._verifies = requirement.level is Level.VERIFIED or _route_verifies(requirement)
+        self._verifies = requirement.verifies
+        self._requiretls = requirement.requiretls
         self._checked: ssl.SSLObject | None = None
         self._verified: ssl.SSLObject | None = None
         self._timeouts = timeouts
@@ -114,7 +115,7 @@ class Link:
                 response = SMTPResponse(error.code, error.message)
         reply = as_reply(*response)
         if 200 <= reply.code < 300:
-            self.offered = parse_extensions(reply)
+            self.offered = parse_extensions(reply, in_tls=self.tls is not None)
         return reply
 
     async def helo(self) -> Reply:
@@ -307,6 +308,8 @@ class Link:
             raise UnprotectedError("TLS is demanded, and there is none")
         if tls is not self._checked:
             raise UnprotectedError("nobody compared the certificate with TLSA records and what a route demands")
+        if self._requiretls and not self.offered.requiretls:
+            raise UnprotectedError("REQUIRETLS is demanded, and the host does not offer it")
         if self._verifies and tls is not self._verified:  # what a session was made with does not change
             self._demand_verification(tls)
             self._verified = tls
@@ -341,7 +344,3 @@ def _named(context: ssl.SSLContext, server_name: str) -> tuple[ssl.SSLContext, s
         # asyncio takes "" for None, and OpenSSL then checks no name, whatever the context says.
         raise LinkError(FailureKind.HANDSHAKE, "there is no name to check the certificate for")
     return context, server_name
-
-
-def _route_verifies(requirement: Requirement) -> bool:
-    return requirement.route is not None and requirement.route.level is Level.VERIFIED

@@ -22,7 +22,7 @@ MAX_TRIES = 5
 MAX_DEFERRALS = 2
 """How many hosts may answer 4yz for a recipient before it waits for the next attempt."""
 
-_LACKS = frozenset({FailureKind.EIGHT_BIT, FailureKind.SMTPUTF8, FailureKind.TOO_LARGE})
+_LACKS = frozenset({FailureKind.EIGHT_BIT, FailureKind.SMTPUTF8, FailureKind.TOO_LARGE, FailureKind.REQUIRETLS_MISSING})
 
 
 @dataclass(slots=True)
@@ -90,9 +90,13 @@ class DeliveryPlan:
     def unreachable(self) -> bool:
         """Whether not one host came as far as MAIL, and not for what the message needs: it is the same for others.
 
-        A fault of our own says nothing of the hosts.
+        A fault of our own says nothing of the hosts, nor does a message that demands more of them than others do.
         """
-        if self.answered or (self._failure is not None and self._failure.kind is FailureKind.INTERNAL):
+        if (
+            self._job.message.require_tls
+            or self.answered
+            or (self._failure is not None and self._failure.kind is FailureKind.INTERNAL)
+        ):
             return False
         return all(
             one.failure is not None and one.phase.value < Phase.MAIL.value and one.failure.kind not in _LACKS

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from policy.address_guard import is_public
 from policy.answers import Answer, MxRecord, Resolver, Unknown
+from policy.dane import is_mx_secure
 from policy.dane_lookup import find_tlsa
 from policy.decide import DaneMode, Enforcement
 from policy.findings import Findings, TlsaFindings, TlsaUnknown
@@ -101,33 +102,36 @@ class Router:
 
         Never raises for what the network does; StoreError if the policies cannot be read.
         """
+        judgement = self._settings.judgement.of_message(message)
         way = self.way(message)
         if way is Origin.RELAY:
             hosts = tuple([await self._fixed_host(next_hop) for next_hop in self._settings.ndr_route])
-            return Route(hosts=judged(hosts, None, self._settings.judgement))
+            return Route(hosts=judged(hosts, None, judgement))
         if way is Origin.REPORT:
             return await self._report_route(destination)
         literal = parse_address_literal(destination)
         if literal is not None:
-            return self._literal_route(destination, literal)
+            return self._literal_route(destination, literal, judgement)
+        if judgement is not self._settings.judgement:
+            return await self._look_up(destination, judgement)
         known = self._known.get(destination)
         if known is None or self._timer() >= known.until:
-            return await self._look_up(destination)
+            return await self._look_up(destination, judgement)
         if self._timer() >= known.judged_until:
             await self._judge_anew(destination, known)
         return self._reordered(known.route, known.preferences) if known.preferences else known.route
 
-    async def recheck(self, route: Route) -> Route:
-        """Return the route judged by the policy as it is now, looked up past all caches (RFC 8461 §5)."""
+    async def recheck(self, message: Message, route: Route) -> Route:
+        """Return its route judged by the policy as it is now, looked up past all caches (RFC 8461 §5)."""
         if route.findings is None:
             return route
         self._known.pop(route.findings.policy_domain, None)
         findings = await self._policies.findings(route.findings.policy_domain, recheck=True)
-        return self._judged(route.hosts, findings)
+        return self._judged(route.hosts, findings, self._settings.judgement.of_message(message))
 
     # One look-up.
 
-    async def _look_up(self, domain: str) -> Route:
+    async def _look_up(self, domain: str, judgement: Judgement) -> Route:
         """Ask for MX and record at once, then for addresses beside the fetch of a policy."""
         async with asyncio.TaskGroup() as group:
             record = group.create_task(self._ask_record(domain))
@@ -141,8 +145,11 @@ class Router:
         ahead = below_ourselves(located, self._settings.own_addresses)
         if not ahead:
             return Route(failure=LOOP)
-        hosts = tuple(self._host(host) for host in ahead)
-        route = self._judged(hosts, findings)
+        mx_secure = is_mx_secure(mx)
+        hosts = tuple(self._host(host, name_proven=mx_secure or host.mx.name == domain) for host in ahead)
+        route = self._judged(hosts, findings, judgement)
+        if judgement is not self._settings.judgement:
+            return route  # it holds for this message alone
         if len(ahead) == len(located):  # else a host was left out for an address that it may not have for ever
             self._remember(domain, min(_ttl(mx), *map(_located_lasts, located)), located, route)
         return route
@@ -197,7 +204,7 @@ class Router:
 
     async def _judge_anew(self, domain: str, known: _Known) -> None:
         findings = await self._findings(domain)
-        known.route = self._judged(known.route.hosts, findings)
+        known.route = self._judged(known.route.hosts, findings, self._settings.judgement)
         known.judged_until = self._timer() + _judgement_lasts(findings)
         if not known.route.hosts:
             self._known.pop(domain, None)
@@ -212,18 +219,18 @@ class Router:
             return None
         return await self._policies.findings(domain)
 
-    def _judged(self, hosts: tuple[Host, ...], findings: Findings | None) -> Route:
-        judgement = self._settings.judgement
+    def _judged(self, hosts: tuple[Host, ...], findings: Findings | None, judgement: Judgement) -> Route:
         if findings and findings.defer_until is not None and judgement.enforcement is Enforcement.ENFORCE:
             detail = findings.unknown.detail if findings.unknown else "no answer"
             failure = HostFailure(kind=FailureKind.POLICY_UNKNOWN, detail=detail)
             return Route(hosts=(), findings=findings, failure=failure)
         return Route(hosts=judged(hosts, findings, judgement), findings=findings)
 
-    def _host(self, located: LocatedHost) -> Host:
+    def _host(self, located: LocatedHost, *, name_proven: bool) -> Host:
         name, port = located.mx.name, self._settings.smtp_port
         where = addresses(name, located.addresses, allowed=self._may_contact)
-        return Host(name=name, port=port, where=where, verdict=opportunistic(name), tlsa=located.tlsa)
+        verdict = opportunistic(name)
+        return Host(name=name, port=port, where=where, verdict=verdict, tlsa=located.tlsa, name_proven=name_proven)
 
     def _may_contact(self, address: IPAddress) -> bool:
         return self._settings.allow_private_addresses or self._is_public(address)
@@ -238,9 +245,9 @@ class Router:
         ahead = below_ourselves(located, self._settings.own_addresses)
         if not ahead:
             return Route(failure=LOOP)
-        return Route(hosts=tuple(for_reports(self._host(host)) for host in ahead))
+        return Route(hosts=tuple(for_reports(self._host(host, name_proven=False)) for host in ahead))
 
-    def _literal_route(self, destination: str, address: IPAddress) -> Route:
+    def _literal_route(self, destination: str, address: IPAddress, judgement: Judgement) -> Route:
         """RFC 5321 §4.1.3: straight to the address; no policy can exist for it (RFC 8461 §3.4)."""
         if address in self._settings.own_addresses:
             return Route(failure=LOOP)
@@ -248,18 +255,21 @@ class Router:
         if not self._may_contact(address):
             where = HostFailure(kind=FailureKind.ADDRESS_REFUSED, detail=f"the address {address} is not public")
         verdict = opportunistic(destination)
-        return Route(hosts=(Host(name=destination, port=self._settings.smtp_port, where=where, verdict=verdict),))
+        host = Host(name=destination, port=self._settings.smtp_port, where=where, verdict=verdict)
+        return Route(hosts=judged((host,), None, judgement))
 
     async def _fixed_host(self, next_hop: NextHop) -> Host:
         """A next hop of the operator's, which may well be a private address."""
         if not isinstance(next_hop.host, str):
             name = str(next_hop.host)
-            return Host(name=name, port=next_hop.port, where=(next_hop.host,), verdict=opportunistic(name))
+            at, verdict = (next_hop.host,), opportunistic(name)
+            return Host(name=name, port=next_hop.port, where=at, verdict=verdict, name_proven=True)
         name, port = next_hop.host, next_hop.port
         answer = await self._resolver.addresses(name)
         where = addresses(name, answer, allowed=lambda _: True)
         tlsa = await self._tlsa(name, port, answer, name, None)
-        return Host(name=name, port=port, where=where, verdict=opportunistic(name), tlsa=tlsa)
+        verdict = opportunistic(name)
+        return Host(name=name, port=port, where=where, verdict=verdict, tlsa=tlsa, name_proven=True)
 
 
 def _judgement_lasts(findings: Findings | None) -> float:

@@ -140,8 +140,10 @@ class DeliveryWorker:
         await _finish(job, self._settle(job, attempt, retry_at=ended.retry_at, cools=False))
 
     def shares_route(self, job: Job, other: Job) -> bool:
-        """Whether two jobs for the same destination go the same way."""
-        return self._router.way(job.message) is self._router.way(other.message)
+        """Whether two jobs for the same destination go the same way, under the same demands."""
+        one, other_one = job.message, other.message
+        same_demands = (one.require_tls, one.tls_optional) == (other_one.require_tls, other_one.tls_optional)
+        return same_demands and self._router.way(one) is self._router.way(other_one)
 
     # The walk.
 
@@ -190,7 +192,7 @@ class DeliveryWorker:
 
     async def _recheck(self, run: _Run, plan: DeliveryPlan, route: Route) -> None:
         """A policy refuses: look it up past our caches, and try at once what another one allows (RFC 8461 §5)."""
-        now = await self._router.recheck(route)
+        now = await self._router.recheck(run.job.message, route)
         run.record_checked = now.findings is not None and now.findings.record_checked
         allowed = _judged_anew(plan.refused, now)
         if allowed:

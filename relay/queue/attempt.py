@@ -46,6 +46,11 @@ class FailureKind(Enum):
     ROUTE_CERTIFICATE = "route-certificate"
     POLICY_REQUIRED = "policy-required"
     LOGIN = "login"
+    REQUIRETLS_MISSING = "requiretls-not-supported"
+    REQUIRETLS_TLS = "requiretls-tls"
+    REQUIRETLS_CERTIFICATE = "requiretls-certificate"
+    MX_NOT_VALIDATED = "mx-not-validated"
+    MX_VALIDATION_UNKNOWN = "mx-validation-unknown"
     POLICY_UNKNOWN = "policy-unknown"
     DNS_UNKNOWN = "dns-unknown"
     DOMAIN_ABSENT = "domain-absent"
@@ -78,6 +83,11 @@ class FailureKind(Enum):
         """Whether a route of the operator's refuses what the domain itself would have allowed."""
         return self in _ROUTE
 
+    @property
+    def message(self) -> bool:
+        """Whether it is the message that refuses, by REQUIRETLS (RFC 8689), and nothing that the domain says."""
+        return self in _MESSAGE
+
 
 _DANE = frozenset(
     {
@@ -90,9 +100,13 @@ _DANE = frozenset(
     }
 )
 _ROUTE = frozenset({FailureKind.ROUTE_TLS, FailureKind.ROUTE_CERTIFICATE, FailureKind.POLICY_REQUIRED})
+_MESSAGE = frozenset(
+    {FailureKind.REQUIRETLS_TLS, FailureKind.REQUIRETLS_CERTIFICATE, FailureKind.MX_VALIDATION_UNKNOWN}
+)
 _REFUSALS = (
     _DANE
     | _ROUTE
+    | _MESSAGE
     | frozenset(
         {
             FailureKind.MX_NOT_IN_POLICY,
@@ -109,7 +123,7 @@ class Security(Enum):
     """How a session was protected; the label of the deliveries metric.
 
     DANE: its certificate matches the host's TLSA records; DANE_STS: it also verifies as MTA-STS demands. ROUTE: it
-    verifies as a route demands, where no policy does.
+    verifies as a route demands, where no policy does; REQUIRETLS: as the message demands (RFC 8689).
     """
 
     PLAINTEXT = "plaintext"
@@ -118,6 +132,7 @@ class Security(Enum):
     DANE = "dane"
     DANE_STS = "dane+sts"
     ROUTE = "route"
+    REQUIRETLS = "requiretls"
 
 
 class DaneScope(Enum):
@@ -188,7 +203,7 @@ class Outcome:
     """What one attempt meant for one recipient. Exactly one per recipient and attempt, or the attempt is void.
 
     `reply` is the remote's own, else None and `diagnostic` is ours. `refused`: security is what refuses.
-    `refused_by_dane`: DANE or a route, and no MTA-STS policy, which therefore need not be looked up anew.
+    `refused_by_dane`: DANE, a route or the message (REQUIRETLS), and no MTA-STS policy that could be looked up anew.
     `dsn_passed_on`: the next hop offers DSN and got the parameters, so success is its to report (RFC 3461 §5.2.1).
     """
 

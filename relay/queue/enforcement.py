@@ -50,6 +50,8 @@ def host_breach(host: HostAttempt, attempt: Attempt) -> Breach | None:
         return _breach(host, mode, host.testing_failure.result_type)
     if host.failure is None or not host.failure.kind.refusal:
         return None
+    if host.failure.kind.message:
+        return None
     if host.failure.kind.route:
         return Breach(mode=BreachMode.ROUTE, result_type=_result_type(host), reason=host.failure.kind.value)
     if host.dane and (host.failure.kind.dane or host.level is not Level.VERIFIED):

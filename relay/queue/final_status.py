@@ -67,6 +67,21 @@ _VERDICTS = {
     FailureKind.ROUTE_TLS: (Status(4, 4, 317), "Cannot connect to remote server"),
     # RFC 4954 §6, but temporary: it is for the operator to mend, and for the message to wait.
     FailureKind.LOGIN: (Status(4, 7, 8), "Authentication at the next hop failed"),
+    # RFC 8689 §4.2.1. What hosts lack for good is final, but for hosts that may do better later.
+    FailureKind.REQUIRETLS_MISSING: (Status(5, 7, 30), "REQUIRETLS support required"),
+    FailureKind.MX_NOT_VALIDATED: (
+        Status(5, 7, 30),
+        "REQUIRETLS support required: nothing proves which mail hosts are those of {domain}",
+    ),
+    FailureKind.MX_VALIDATION_UNKNOWN: (
+        Status(4, 7, 30),
+        "REQUIRETLS support required: it is not known now which mail hosts are those of {domain}",
+    ),
+    FailureKind.REQUIRETLS_CERTIFICATE: (
+        Status(4, 7, 30),
+        "REQUIRETLS support required: the certificate of the mail host does not verify. Reason: {reason}",
+    ),
+    FailureKind.REQUIRETLS_TLS: (Status(4, 7, 10), "Encryption needed: the message demands TLS (REQUIRETLS)"),
     FailureKind.POLICY_UNKNOWN: (Status(4, 4, 312), "DNS query failed for the MTA-STS record of {domain}"),
     FailureKind.DNS_UNKNOWN: (Status(4, 4, 312), "DNS query failed"),
     FailureKind.DOMAIN_ABSENT: (Status(5, 4, 310), "DNS domain {domain} does not exist"),

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from policy.answers import TlsaRecord, Unknown, UnknownReason
-from policy.decide import DaneMode, Enforcement, Precedence, decide, effective_mode
+from policy.decide import DaneMode, Enforcement, MxProof, Precedence, decide, effective_mode
 from policy.findings import NoTlsa, SecureTlsa, TlsaFindings, TlsaUnknown
 from policy.mta_sts import Mode, Policy
 from policy.requirement import DaneDemand, Level, MxMatch, Refusal, RefusalReason, Requirement, ResultType
@@ -234,3 +234,75 @@ def test_the_requirement_is_the_same_in_whatever_order_the_records_come() -> Non
     one, two = decide(IN, None, secure(EE, other)), decide(IN, None, secure(other, EE))
     assert one == two
     assert hash(one) == hash(two)
+
+
+# REQUIRETLS (RFC 8689 §4.2.1).
+
+PROVEN, UNPROVEN, UNKNOWN = MxProof.PROVEN, MxProof.NONE, MxProof.UNKNOWN
+NAMED, NAMED_TESTING, OTHERS = policy(Mode.ENFORCE), policy(Mode.TESTING), policy(Mode.TESTING, "mx.other.test")
+
+
+@pytest.mark.rfc("8689-2-h", "8689-4.2.1-b", "8689-4.2.1-c", "8689-g-a", "8461-x-b", "8689-8.2-a")
+@pytest.mark.parametrize(
+    ("given", "enforcement", "proof", "expected"),
+    [
+        (None, ENFORCE, PROVEN, NO_POLICY),
+        (None, ENFORCE, UNPROVEN, RefusalReason.MX_NOT_VALIDATED),
+        (None, ENFORCE, UNKNOWN, RefusalReason.MX_VALIDATION_UNKNOWN),
+        (NAMED, ENFORCE, UNPROVEN, VERIFIED),
+        (NAMED, ENFORCE, PROVEN, VERIFIED),
+        (NAMED, REPORT_ONLY, UNPROVEN, TESTING),
+        (NAMED, OFF, UNPROVEN, NO_POLICY),
+        (NAMED_TESTING, ENFORCE, UNPROVEN, RefusalReason.MX_NOT_VALIDATED),
+        (NAMED_TESTING, ENFORCE, PROVEN, TESTING),
+        (OTHERS, ENFORCE, PROVEN, TESTING_OUT),
+        (policy(Mode.NONE), ENFORCE, UNPROVEN, RefusalReason.MX_NOT_VALIDATED),
+        (policy(Mode.NONE), ENFORCE, PROVEN, NO_POLICY),
+        (policy(Mode.ENFORCE, "mx.other.test"), ENFORCE, PROVEN, RefusalReason.MX_NOT_IN_POLICY),
+        (policy(Mode.ENFORCE, "mx.other.test"), REPORT_ONLY, UNPROVEN, RefusalReason.MX_NOT_VALIDATED),
+    ],
+)
+def test_requiretls_needs_a_host_that_is_proven_to_be_the_right_one(
+    given: Policy | None, enforcement: Enforcement, proof: MxProof, expected: tuple[Level, MxMatch] | RefusalReason
+) -> None:
+    verdict = decide(IN, given, enforcement=enforcement, requiretls=proof)
+    if isinstance(expected, RefusalReason):
+        assert isinstance(verdict, Refusal)
+        assert (verdict.mx_host, verdict.reason) == (IN, expected)
+    else:
+        level, mx_match = expected
+        assert verdict == Requirement(level=level, mx_host=IN, mx_match=mx_match, requiretls=True)
+        assert verdict.demands_tls
+        assert verdict.verifies
+
+
+@pytest.mark.rfc("8689-2-i")
+@pytest.mark.parametrize(
+    ("tlsa", "verifies", "server_name"), [(None, True, IN), (secure(EE), False, BASE), (secure(PKIX), True, IN)]
+)
+def test_requiretls_needs_a_certificate_by_web_pki_or_dane(
+    tlsa: TlsaFindings | None, *, verifies: bool, server_name: str
+) -> None:
+    verdict = decide(IN, None, tlsa, requiretls=PROVEN)
+    assert isinstance(verdict, Requirement)
+    assert (verdict.requiretls, verdict.demands_tls, verdict.verifies) == (True, True, verifies)
+    assert verdict.server_name == server_name
+
+
+@pytest.mark.rfc("8689-4.2.1-f")
+def test_dane_and_an_enforced_policy_hold_under_requiretls_as_they_do_without() -> None:
+    verdict = decide(IN, NAMED, secure(EE), requiretls=UNPROVEN)
+    assert isinstance(verdict, Requirement)
+    assert (verdict.level, verdict.by_dane, verdict.verifies) == (Level.VERIFIED, True, True)
+    assert isinstance(decide(IN, NAMED, tlsa_unknown(UnknownReason.BOGUS), requiretls=PROVEN), Refusal)
+    first = decide(IN, NAMED, secure(EE), precedence=Precedence.DANE_FIRST, requiretls=UNPROVEN)
+    assert isinstance(first, Requirement)
+    assert (first.level, first.by_dane, first.requiretls) == (Level.OPPORTUNISTIC, True, True)
+
+
+@pytest.mark.rfc("8689-4.2.1-p")
+def test_a_host_is_held_to_requiretls_only_for_a_message_that_demands_it() -> None:
+    lax = decide(IN, NAMED, secure(EE))
+    assert isinstance(lax, Requirement)
+    assert not lax.requiretls
+    assert lax != decide(IN, NAMED, secure(EE), requiretls=PROVEN)
