@@ -2,13 +2,14 @@
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from policy.decide import DaneMode, Enforcement, MxProof, Precedence, decide
 from policy.findings import Findings, SecureTlsa, TlsaFindings
 from policy.names import IPAddress, to_host
 from policy.requirement import Level, MxMatch, Refusal, RefusalReason, Requirement
+from relay.delivery.seam import Target
 from relay.queue.attempt import DaneScope, FailureKind, HostFailure
 from relay.queue.message import Message
 
@@ -51,7 +52,8 @@ class Host:
     `name` is the name in the MX record, never where a CNAME led (RFC 8461 §4.1). `where` are its addresses in the
     order to be tried, or why it has none that may be contacted. `tlsa` is what was found of its TLSA records, None if
     nobody asked. `verdict` is what policy and records together demand of it. `name_proven`: without any policy it is
-    sure that this host is who was meant, because of DNSSEC, the recipient's own domain, or the operator.
+    sure that this host is who was meant, because of DNSSEC, the recipient's own domain, or the operator. `targets`:
+    its addresses under that verdict, none if it is not to be contacted.
     """
 
     name: str
@@ -60,6 +62,16 @@ class Host:
     verdict: Requirement | Refusal
     tlsa: TlsaFindings | None = None
     name_proven: bool = False
+    targets: tuple[Target, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        targets: list[Target] = []
+        if isinstance(self.verdict, Requirement) and isinstance(self.where, tuple):
+            targets += [
+                Target(mx_host=self.name, address=address, port=self.port, requirement=self.verdict)
+                for address in self.where
+            ]
+        object.__setattr__(self, "targets", tuple(targets))
 
     @property
     def failure(self) -> HostFailure | None:

@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from policy.names import IPAddress
-from policy.requirement import Level, Requirement
+from policy.requirement import Level
 from relay.delivery.commands import needs_smtputf8
 from relay.delivery.hosts import Host
 from relay.delivery.seam import HostError, SendResult, SessionFacts, Target
@@ -27,10 +26,10 @@ _LACKS = frozenset({FailureKind.EIGHT_BIT, FailureKind.SMTPUTF8, FailureKind.TOO
 
 @dataclass(slots=True)
 class _Visit:
-    """The host being visited: addresses left to try, recipients to offer, and the record of the address in use."""
+    """The host being visited: targets left to try, recipients to offer, and the record of the address in use."""
 
     host: Host
-    addresses: deque[IPAddress]
+    targets: deque[Target]
     target: Target | None = None
     address: str = ""
     offer: tuple[Recipient, ...] = ()
@@ -106,7 +105,7 @@ class DeliveryPlan:
     def next_target(self) -> Target | None:
         """Return where to try next, or None when all have an answer or no host is left."""
         while self._waiting and self._tries < MAX_TRIES:
-            if self._visit and self._visit.addresses:
+            if self._visit and self._visit.targets:
                 return self._next_address(self._visit)
             if not self._hosts:
                 break
@@ -136,7 +135,7 @@ class DeliveryPlan:
         self._record_session(visit, result, facts)
         if result.phase is Phase.END_OF_DATA and result.failure and result.failure.kind not in _LACKS:
             self._leave_in_doubt(visit, result)
-        visit.addresses.clear()  # the host has answered: for whoever is left the next host is asked
+        visit.targets.clear()  # the host has answered: for whoever is left the next host is asked
         # A host that puts off everyone it was offered makes no progress, and is not asked for ever.
         postponed = frozenset(result.postponed) if answered else frozenset()
         visit.offer = tuple([one for one in visit.offer if one.id in postponed and one.id not in result.replies])
@@ -160,7 +159,7 @@ class DeliveryPlan:
         )
         self._note_refusal(visit.host, error.failure)
         if error.failure.kind in _LACKS:
-            visit.addresses.clear()  # every address of the host would say the same
+            visit.targets.clear()  # every address of the host would say the same
         visit.offer = ()
 
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -179,25 +178,18 @@ class DeliveryPlan:
         return self._visit
 
     def _enter(self, host: Host) -> None:
-        failure = host.failure
-        if failure is None and isinstance(host.where, tuple):
-            self._visit = _Visit(host, deque(host.where))
-            return
         self._visit = None
-        self._record_uncontacted(host)
+        if host.failure is None:
+            self._visit = _Visit(host, deque(host.targets))
+        else:
+            self._record_uncontacted(host)
 
     def _next_address(self, visit: _Visit) -> Target:
-        assert isinstance(visit.host.verdict, Requirement), "a refused host has no addresses to visit"
         self._tries += 1
-        visit.target = Target(
-            mx_host=visit.host.name,
-            address=visit.addresses.popleft(),
-            port=visit.host.port,
-            requirement=visit.host.verdict,
-        )
-        visit.address = str(visit.target.address)
+        visit.target = target = visit.targets.popleft()
+        visit.address = target.address_text
         visit.offer, visit.record = self.waiting, None
-        return visit.target
+        return target
 
     def _note_uncontacted(self) -> None:
         """Hosts behind the last try that would not have been contacted anyway belong into the record as well."""

@@ -27,7 +27,7 @@ class Target:
     """One address of one host, and the conditions under which it may be given mail. The pool's key is all of it.
 
     `implicit_tls`: TLS begins with the first octet (RFC 8314 §3.3), for which the requirement has to demand it.
-    It is looked for several times a message, so its hash is kept.
+    It is made once for a route, and used several times a message: its hash and the text of its address are kept.
     """
 
     mx_host: str
@@ -36,12 +36,14 @@ class Target:
     requirement: Requirement
     implicit_tls: bool = False
     login: Login | None = None
+    address_text: str = field(init=False, repr=False, compare=False)
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.implicit_tls and not self.requirement.demands_tls:
             raise ValueError("implicit TLS that nothing demands")
         key = (self.mx_host, self.address, self.port, self.requirement, self.implicit_tls, self.login)
+        object.__setattr__(self, "address_text", str(self.address))
         object.__setattr__(self, "_hash", hash(key))
 
     def __hash__(self) -> int:
