@@ -48,10 +48,14 @@ class Window:
     _lowered_to: float = math.inf
     _lowered_at: float = -math.inf
 
-    def took_mail(self, in_use: int, most: int, now: float) -> None:
-        risen = self._lowered_to + (now - self._lowered_at) // RISE_SECONDS
-        if self.limit <= in_use and self.limit < min(most, risen):
-            self.limit += 1
+    def took_mail(self, in_use: int, most: int, now: float) -> bool:
+        """Return whether the host may have one more by that."""
+        if in_use < self.limit or self.limit >= most:
+            return False
+        if self.limit >= self._lowered_to + (now - self._lowered_at) // RISE_SECONDS:
+            return False
+        self.limit += 1
+        return True
 
     def refused_one(self, others: int, now: float) -> None:
         self._lower(min(self.limit, others), now)

@@ -75,18 +75,16 @@ class SlotTable:
 
     def __init__(self, settings: SlotSettings) -> None:
         self.settings = settings
+        self.in_use = 0
         self._destinations: Counter[str] = Counter()
         self._mx_hosts: Counter[str] = Counter()
-        self._standings: Counter[Standing] = Counter()
+        self._unproven = 0
+        self._slow_ones = 0
         self._successes: OrderedDict[str, _Success] = OrderedDict()
         self._slow: OrderedDict[str, None] = OrderedDict()
         self._windows: OrderedDict[str, Window] = OrderedDict()
         self._cooled: OrderedDict[str, int] = OrderedDict()
         self._sessions: Counter[tuple[str, IPAddress]] = Counter()
-
-    @property
-    def in_use(self) -> int:
-        return self._standings.total()
 
     def standing(self, destination: str, now: float) -> Standing:
         success = self._successes.get(destination)
@@ -109,24 +107,29 @@ class SlotTable:
     def take(self, destination: str, mx_host: str, now: float) -> Standing | None:
         """Take a slot, or return None if there is none; the standing it was taken at goes back with `give_back`."""
         standing = self.standing(destination, now)
-        unproven = self._standings[Standing.NEW] + self._standings[Standing.SLOW]
+        of_destination, of_host = self._destinations.get(destination, 0), self._mx_hosts.get(mx_host, 0)
         if (
-            self.in_use >= self.settings.max_connections
-            or self._destinations[destination] >= self.limit(destination, now)
-            or self._mx_hosts[mx_host] >= self.host_limit(mx_host)
-            or (standing is not Standing.PROVEN and unproven >= self.settings.unproven)
-            or (standing is Standing.SLOW and self._standings[Standing.SLOW] >= self.settings.slow)
+            self.full
+            or of_destination >= self.limit(destination, now)
+            or of_host >= self.host_limit(mx_host)
+            or (standing is not Standing.PROVEN and self.unproven_are_full)
+            or (standing is Standing.SLOW and self._slow_ones >= self.settings.slow)
         ):
             return None
-        self._destinations[destination] += 1
-        self._mx_hosts[mx_host] += 1
-        self._standings[standing] += 1
+        self._destinations[destination], self._mx_hosts[mx_host] = of_destination + 1, of_host + 1
+        self._count(standing, 1)
         return standing
 
     def give_back(self, destination: str, mx_host: str, standing: Standing) -> None:
         _count_down(self._destinations, destination)
         _count_down(self._mx_hosts, mx_host)
-        self._standings[standing] -= 1
+        self._count(standing, -1)
+
+    def _count(self, standing: Standing, change: int) -> None:
+        self.in_use += change
+        if standing is not Standing.PROVEN:
+            self._unproven += change
+            self._slow_ones += change if standing is Standing.SLOW else 0
 
     def demand(self) -> dict[str, Demand]:
         """What the domains and MX hosts have that stand at their bound, or whose bound is a named one."""
@@ -136,8 +139,8 @@ class SlotTable:
 
     def exceeded(self, destination: str, mx_host: str, now: float) -> bool:
         """Whether the destination or the host has more than it may have by now."""
-        too_many = self._destinations[destination] > self.limit(destination, now)
-        return too_many or self._mx_hosts[mx_host] > self.host_limit(mx_host)
+        too_many = self._destinations.get(destination, 0) > self.limit(destination, now)
+        return too_many or self._mx_hosts.get(mx_host, 0) > self.host_limit(mx_host)
 
     @property
     def full(self) -> bool:
@@ -145,7 +148,7 @@ class SlotTable:
 
     @property
     def unproven_are_full(self) -> bool:
-        return self._standings[Standing.NEW] + self._standings[Standing.SLOW] >= self.settings.unproven
+        return self._unproven >= self.settings.unproven
 
     def session_began(self, destination: str, mx_host: str, address: IPAddress) -> None:
         self._cooled.pop(destination, None)
@@ -156,12 +159,12 @@ class SlotTable:
 
     def succeeded(self, destination: str, mx_host: str, now: float) -> bool:
         """The host took mail: the destination is proven from now on. Return whether more may be had than before."""
-        before = self.limit(destination, now), self.host_limit(mx_host)
         self._slow.pop(destination, None)
-        limit = min(before[0] + 1, self.settings.most(destination))
+        before = self.limit(destination, now)
+        limit = min(before + 1, self.settings.most(destination))
         _remember(self._successes, destination, _Success(now, limit))
-        self._window(mx_host).took_mail(self._mx_hosts[mx_host], self.settings.most(mx_host), now)
-        return before != (limit, self.host_limit(mx_host))
+        in_use, most = self._mx_hosts.get(mx_host, 0), self.settings.most(mx_host)
+        return self._window(mx_host).took_mail(in_use, most, now) or limit > before
 
     def refused(self, mx_host: str, address: IPAddress, failure: HostFailure, phase: Phase, now: float) -> bool:
         """The host failed somebody who still counts as one of its connections, but has no session.

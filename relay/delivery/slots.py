@@ -147,9 +147,11 @@ class Slots:
 
         Else it may be passed on, with its connection, to another job for the same destination and host.
         """
-        others = self._wanted[slot.destination] or self._wanted[slot.mx_host]
-        full = self._table.full and (self._proven or self._unproven)
-        return bool(others or full or self._table.exceeded(slot.destination, slot.mx_host, self._timer()))
+        if self._wanted and (slot.destination in self._wanted or slot.mx_host in self._wanted):
+            return True
+        if self._table.full and (self._proven or self._unproven):
+            return True
+        return self._table.exceeded(slot.destination, slot.mx_host, self._timer())
 
     def take(self, destination: str, mx_host: str) -> Slot | None:
         """Return a slot if it can be had without waiting, and nobody waits for one."""
@@ -202,7 +204,7 @@ class Slots:
         del self._holders[slot]
         self._table.give_back(slot.destination, slot.mx_host, slot.standing)
         # Many may wait, so they are looked through only when it may have become somebody's turn.
-        wanted = self._wanted[slot.destination] or self._wanted[slot.mx_host]
+        wanted = slot.destination in self._wanted or slot.mx_host in self._wanted
         if was_full or wanted or slot.standing is not Standing.PROVEN:
             self._admit(self._proven, 1)
             self._admit(self._unproven)
