@@ -1,8 +1,7 @@
 """Hosts of which something is known for a while, as many as there is room for."""
 
-from datetime import timedelta
-
-from cachetools import TTLCache
+from collections import OrderedDict
+from datetime import datetime, timedelta
 
 from policy.names import IPAddress
 from relay.clock import Clock
@@ -15,13 +14,19 @@ class RememberedHosts:
     """A host is a name, an address and a port, whatever is demanded of it. The oldest go first."""
 
     def __init__(self, time: timedelta, clock: Clock) -> None:
-        self._hosts: TTLCache[tuple[str, IPAddress, int], None] = TTLCache(
-            _HOSTS, time.total_seconds(), timer=lambda: clock.now().timestamp()
-        )
+        self._time = time
+        self._clock = clock
+        self._until: OrderedDict[tuple[str, IPAddress, int], datetime] = OrderedDict()
 
     def note(self, target: Target) -> None:
-        self._hosts[target.mx_host, target.address, target.port] = None
+        host = (target.mx_host, target.address, target.port)
+        self._until[host] = self._clock.now() + self._time
+        self._until.move_to_end(host)
+        if len(self._until) > _HOSTS:
+            self._until.popitem(last=False)
 
     def __contains__(self, target: Target) -> bool:
-        # Nothing is known of most hosts, and this is asked for each message.
-        return self._hosts.currsize > 0 and (target.mx_host, target.address, target.port) in self._hosts
+        if not self._until:  # as mostly, and this is asked for each message
+            return False
+        until = self._until.get((target.mx_host, target.address, target.port))
+        return until is not None and self._clock.now() < until

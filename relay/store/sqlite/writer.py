@@ -56,7 +56,9 @@ class Writer:
         self._rolled_back = rolled_back
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
         self._big: deque[_Write] = deque()
-        self._room = asyncio.Semaphore(MAX_WAITING)
+        self._waiting = 0
+        self._room = asyncio.Event()
+        self._room.set()
         self._loop = asyncio.get_running_loop()
         self._stopped: StoreError | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -79,10 +81,12 @@ class Writer:
 
         What waits for the same operation is done in one call; items of different operations may change places.
         """
-        await self._room.acquire()
+        while self._waiting >= MAX_WAITING:
+            self._room.clear()
+            await self._room.wait()
         if self._stopped is not None:
-            self._room.release()
             raise self._stopped
+        self._waiting += 1
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Write(operation, item, future, size, done))
         return await future
@@ -165,8 +169,9 @@ class Writer:
                 write.result = result
 
     def _resolve(self, batch: list[_Write]) -> None:
+        self._waiting -= len(batch)
+        self._room.set()
         for write in batch:
-            self._room.release()
             heard = not write.future.done()
             if write.error is not None:
                 if heard:
