@@ -21,12 +21,18 @@ class MailEndpoint:
     address: str
     domain: str
 
+    def __str__(self) -> str:
+        return f"mailto:{self.address}"
+
 
 @dataclass(frozen=True, slots=True)
 class HttpsEndpoint:
     """An `https:` endpoint: host in canonical form, path and query exactly as published."""
 
     url: str
+
+    def __str__(self) -> str:
+        return self.url
 
 
 Endpoint = MailEndpoint | HttpsEndpoint

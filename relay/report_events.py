@@ -3,7 +3,7 @@
 import logging
 from datetime import date, datetime
 
-from policy.tlsrpt import Endpoint, MailEndpoint
+from policy.tlsrpt import MailEndpoint
 from relay.store.protocols import ReportDelivery
 
 log = logging.getLogger(__name__)
@@ -52,11 +52,7 @@ def _fields(delivery: ReportDelivery) -> dict[str, object]:
         "day": delivery.day.isoformat(),
         "domain": delivery.domain,
         "report": delivery.unique_id,
-        "endpoint": _shown(delivery.endpoint),
+        "endpoint": str(delivery.endpoint),
         "queue_id": delivery.queue_id if isinstance(delivery.endpoint, MailEndpoint) else None,
         "attempts": delivery.attempts,
     }
-
-
-def _shown(endpoint: Endpoint) -> str:
-    return f"mailto:{endpoint.address}" if isinstance(endpoint, MailEndpoint) else endpoint.url

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from relay.cli import checking, configuration, policies, queue, reporting, serving, users
+from relay.cli import checking, configuration, policies, queue, reporting, serving, tls_reports, users
 
 _HELP = (
     "A smarthost that enforces MTA-STS (RFC 8461) on outbound mail.\n\n"
@@ -31,6 +31,7 @@ app.add_typer(configuration.app, name="config")
 app.add_typer(queue.app, name="queue")
 app.add_typer(policies.app, name="policy")
 app.add_typer(reporting.app, name="report")
+app.add_typer(tls_reports.app, name="tlsrpt")
 app.add_typer(users.app, name="user")
 
 
