@@ -187,20 +187,27 @@ def ingress_store_failed(error: str) -> None:
 def message_accepted(message: NewMessage) -> None:
     """A message is committed, and its client is told so; the relay is responsible from here."""
     client = message.client
-    _tell(
-        "message.accepted",
-        {
-            "queue_id": message.queue_id,
-            "message_id": message.message_id,
-            "client": client.address,
-            "helo": client.helo,
-            "tls_version": client.tls_version,
-            "user": client.user,
-            "reverse_path": message.envelope.reverse_path,
-            "recipients": len(message.recipients),
-            "size": message.size,
-        },
-    )
+    fields: dict[str, object] = {
+        "queue_id": message.queue_id,
+        "message_id": message.message_id,
+        "client": client.address,
+        "helo": client.helo,
+        "tls_version": client.tls_version,
+        "user": client.user,
+        "reverse_path": message.envelope.reverse_path,
+        "recipients": len(message.recipients),
+        "size": message.size,
+    }
+    if message.require_tls:
+        fields["requiretls"] = True
+    _tell("message.accepted", fields)
+
+
+def tls_required_no(queue_id: str, reverse_path: str, result: str) -> None:
+    """A message says TLS-Required: No. A warning where it is honoured: enforcement was switched off for it."""
+    level = logging.WARNING if result == "honoured" else logging.INFO
+    fields = {"queue_id": queue_id, "reverse_path": reverse_path, "result": result}
+    log.log(level, "message.tls_required_no", extra=fields)
 
 
 def message_refused(queue_id: str, client: str, reverse_path: str, reply: str) -> None:

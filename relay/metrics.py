@@ -45,6 +45,14 @@ class Metrics:
         self.messages_received = counters("ingress_messages", "Messages offered by clients, by result.", "result")
         self.received_bytes = counter("ingress_bytes", "Octets of accepted messages.")
 
+        self.requiretls_messages = counter("requiretls_messages", "Messages accepted with REQUIRETLS.")
+        self.requiretls_recipients = counters(
+            "requiretls_recipients", "Final outcomes of recipients for whom REQUIRETLS was demanded.", "result"
+        )
+        self.tls_required_no = counters(
+            "tls_required_no", "Messages with the header field TLS-Required: No, by what was made of it.", "result"
+        )
+
         self.recipients = counters(
             "recipients", "Recipients by outcome of an attempt and status class.", "outcome", "status_class"
         )

@@ -15,7 +15,14 @@ from relay.delivery.hosts import Judgement, NextHop
 from relay.delivery.route import RouteSettings
 from relay.delivery.slot_table import SlotSettings
 from relay.delivery.timeouts import Timeouts
-from relay.ingress.settings import AccessSettings, BareNewlines, IngressSettings, ListenerSettings, TlsMode
+from relay.ingress.settings import (
+    AccessSettings,
+    BareNewlines,
+    IngressSettings,
+    ListenerSettings,
+    TlsMode,
+    TlsRequiredNo,
+)
 from relay.queue.schedule import ScheduleSettings
 from relay.reports.ndr import NoticeSettings
 from relay.reports.tlsrpt import Reporter
@@ -43,6 +50,8 @@ def ingress_settings(settings: Settings) -> IngressSettings:
         idle_timeout=ingress.idle_timeout,
         max_hops=ingress.max_hops,
         memory_budget=_memory_share(settings),
+        requiretls=settings.requiretls.mode == "on",
+        tls_required_no=TlsRequiredNo(settings.requiretls.tls_required_no),
     )
 
 

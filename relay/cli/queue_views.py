@@ -20,6 +20,8 @@ def entry_facts(entry: QueueEntry) -> dict[str, object]:
         "message_id": message.message_id,
         "size": message.size,
         "origin": message.origin,
+        "require_tls": message.require_tls,
+        "tls_optional": message.tls_optional,
         "client": message.client,
         "accepted_at": message.accepted_at,
         "attempts": entry.attempts,
@@ -72,6 +74,8 @@ def print_entry(entry: QueueEntry) -> None:
         ("next try", entry.next_attempt_at),
     ):
         say(f"{name:12} {shown(value)}")
+    if message.require_tls or message.tls_optional:
+        say(f"{'demands':12} {'REQUIRETLS' if message.require_tls else 'TLS-Required: No'}")
     print_table(
         ["recipient", "state", "status", "diagnostic"],
         [(one.forward_path, one.state, one.status, one.diagnostic) for one in entry.recipients],

@@ -201,6 +201,11 @@ class TlsRptTable(Table):
     dkim_key_file: OptionalPath = None
 
 
+class RequireTlsTable(Table):
+    mode: Literal["on", "off"] = "on"
+    tls_required_no: Literal["ignore", "honour"] = "ignore"
+
+
 class TimeoutsTable(Table):
     """RFC 5321 §4.5.3.2; `data_block` is each block of content, `data_end` the reply to the final dot."""
 
@@ -257,6 +262,7 @@ class Settings(Table):
     mta_sts: MtaStsTable = MtaStsTable()
     dane: DaneTable = DaneTable()
     tls: TlsTable = TlsTable()
+    requiretls: RequireTlsTable = RequireTlsTable()
     tlsrpt: TlsRptTable = TlsRptTable()
     delivery: DeliveryTable = DeliveryTable()
     ndr: NdrTable = NdrTable()

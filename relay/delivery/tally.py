@@ -22,6 +22,19 @@ class AttemptResult(Enum):
     CRASHED = "crashed"
 
 
+class RequireTlsResult(Enum):
+    """What became of a recipient for whom the message demanded REQUIRETLS (RFC 8689); the metric's label.
+
+    KEPT: delivered under it. REFUSED: failed, because no host of the domain keeps to it. FAILED: for another reason.
+    """
+
+    KEPT = "kept"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+_REQUIRETLS_STATUSES = frozenset({(7, 30), (7, 10)})
+
 _RESULTS = {
     Verdict.DELIVERED: AttemptResult.DELIVERED,
     Verdict.FAILED: AttemptResult.FAILED,
@@ -45,6 +58,8 @@ class Tally:
             if settled.verdict is not Verdict.QUEUED:
                 metrics.queue_seconds.observe(max(in_queue, 0.0))
         self._deliveries(attempt)
+        if decision.job.message.require_tls and decision.job.message.envelope.reverse_path:
+            self._requiretls(decision)
         for host in attempt.hosts:
             if (breach := host_breach(host, attempt)) is not None:
                 metrics.enforcement_failures.labels(breach.result_type.value, breach.mode.value).inc()
@@ -59,6 +74,21 @@ class Tally:
 
     def notice(self, kind: NoticeKind) -> None:
         self._metrics.notices.labels(kind.value).inc()
+
+    def _requiretls(self, decision: Decision) -> None:
+        own = {outcome.recipient_id for outcome in decision.attempt.outcomes if outcome.reply is None}
+        for settled in decision.recipients:
+            if settled.verdict is Verdict.QUEUED:
+                continue
+            if settled.verdict is Verdict.DELIVERED:
+                result = RequireTlsResult.KEPT
+            elif (
+                settled.recipient_id in own and (settled.status.subject, settled.status.detail) in _REQUIRETLS_STATUSES
+            ):
+                result = RequireTlsResult.REFUSED
+            else:
+                result = RequireTlsResult.FAILED
+            self._metrics.requiretls_recipients.labels(result.value).inc()
 
     def _deliveries(self, attempt: Attempt) -> None:
         versions = {(host.mx_host, host.address): host.tls.version for host in attempt.hosts if host.tls}

@@ -1,7 +1,7 @@
 """Content as it comes in: line ends, what is refused, and the facts that delivery needs. **Pure.**
 
-RFC 5321 §2.3.8, §4.5.3.1.6, §6.3; RFC 6531 §3.4. Content is only read: nothing is changed but bare line ends,
-and an empty line goes before content that begins with a blank.
+RFC 5321 §2.3.8, §4.5.3.1.6, §6.3; RFC 6531 §3.4; RFC 8689 §3. Content is only read: nothing is changed but bare line
+ends, and an empty line goes before content that begins with a blank.
 
 Limits: the header section is looked at up to 256 KiB, a part's header up to 64 KiB, and the headers of 10 000 parts;
 beyond, any octet above 127 in the content counts as one in a header. A boundary in RFC 2231 form (`boundary*0=`) is
@@ -27,6 +27,8 @@ _MAX_MESSAGE_ID = 500
 _RECEIVED = re.compile(rb"(?im)^received[ \t]*:")
 _MESSAGE_TYPE = re.compile(rb"(?i)[ \t]*message/(?:rfc822|global)[ \t]*(?:;|\r|$)")
 _MULTIPART_TYPE = re.compile(rb"(?i)[ \t]*multipart/")
+_TLS_REQUIRED = re.compile(rb"\ntls-required[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)")
+_NO = re.compile(rb"(?:(?:[ \t]*\r\n)?[ \t]+)?no")
 _FIELD_BODY = re.compile(rb"[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)")
 # A line that may be a delimiter. Content can have one every four octets, so they are not each worth a step of Python.
 _DELIMITER = re.compile(rb"\n(--[^\r\n]{0,997}[^ \t\r\n])[ \t]*(?=\r?\n)")
@@ -44,11 +46,16 @@ class ContentProblem(Enum):
 
 @value
 class ContentFacts:
-    """What was found by reading. `utf8_header`: an octet above 127 in the header section or a part's header."""
+    """What was found by reading.
+
+    `utf8_header`: an octet above 127 in the header section or a part's header. `tls_required_no`: the header section
+    has the field TLS-Required, once, and it says No (RFC 8689 §3).
+    """
 
     eight_bit: bool
     utf8_header: bool
     message_id: str
+    tls_required_no: bool
 
 
 class Content:
@@ -84,6 +91,7 @@ class Content:
             eight_bit=self._eight_bit,
             utf8_header=self._eight_bit and self._header.eight_bit,
             message_id=self._header.message_id,
+            tls_required_no=self._header.tls_required_no,
         )
 
     def _take(self, data: bytes) -> bytes:
@@ -129,6 +137,7 @@ class HeaderScan:
         self.received = 0
         self.message_id = ""
         self.eight_bit = False
+        self.tls_required_no = False
         self._max_received = max_received
         self._boundaries: set[bytes] = set()
         self._parts = 0
@@ -156,14 +165,17 @@ class HeaderScan:
             return False
         if header.count(b"\n") > self._max_received:
             self.received = len(_RECEIVED.findall(header))
-        self.message_id = _printable(_field(header, b"message-id"))
-        return self._read_type(header)
+        lowered = b"\n" + header.lower()
+        self.message_id = _printable(_field(header, lowered, b"message-id"))
+        if b"\ntls-required" in lowered:
+            self.tls_required_no = _is_tls_required_no(lowered)
+        return self._read_type(header, lowered)
 
     def _read_part_header(self, last: bool) -> bool:
         header = self._cut_header(_MAX_PART_HEADER, last=last)
-        return header is not None and self._read_type(header)
+        return header is not None and self._read_type(header, b"\n" + header.lower())
 
-    def _read_type(self, header: bytes) -> bool:
+    def _read_type(self, header: bytes, lowered: bytes) -> bool:
         if not header.isascii():
             self.eight_bit = True
         self._parts += 1
@@ -171,7 +183,7 @@ class HeaderScan:
             self.eight_bit = True
             self._step = self._skip_all
             return True
-        media_type = _field(header, b"content-type")
+        media_type = _field(header, lowered, b"content-type")
         if _MESSAGE_TYPE.match(media_type):
             self._step = self._read_part_header
             return True
@@ -221,9 +233,17 @@ class HeaderScan:
         return False
 
 
-def _field(header: bytes, name: bytes) -> bytes:
-    """The body of the first field of that name, given in lower case; empty if there is none."""
-    lowered = b"\n" + header.lower()
+def _is_tls_required_no(lowered: bytes) -> bool:
+    """RFC 8689 §3: there must be no second one, and the only value is No. What is malformed weakens nothing."""
+    bodies = _TLS_REQUIRED.findall(lowered)
+    return len(bodies) == 1 and _NO.fullmatch(bodies[0]) is not None
+
+
+def _field(header: bytes, lowered: bytes, name: bytes) -> bytes:
+    """The body of the first field of that name; empty if there is none.
+
+    `lowered` is the header in lower case behind a line end, and the name in lower case too.
+    """
     at = lowered.find(b"\n" + name)
     while at >= 0:
         match = _FIELD_BODY.match(header, at + len(name))

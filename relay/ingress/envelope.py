@@ -90,6 +90,9 @@ class EnvelopeConnection(IdentifiedConnection):
         except ParameterError as error:
             self.complain(f"{error.code} 5.5.4 {error}")
             return
+        if parameters.requiretls and self.tls is None:
+            self.complain("530 5.7.10 Encryption needed: REQUIRETLS is for sessions in TLS")
+            return
         size, now = parameters.size or 0, self.shared.clock.now()
         refusal = self._sender_refusal(reverse_path, size)
         if refusal is not None:
@@ -127,7 +130,10 @@ class EnvelopeConnection(IdentifiedConnection):
             return NO_MAIL_PARAMETERS
         if not self.extended:
             raise ParameterError(555, "parameters need EHLO")
-        return parse_mail_parameters(text)
+        parameters = parse_mail_parameters(text)
+        if parameters.requiretls and not self.shared.settings.requiretls:
+            raise ParameterError(555, "parameter REQUIRETLS is not known")
+        return parameters
 
     def _sender_refusal(self, reverse_path: Path, size: int) -> str | None:
         shared = self.shared

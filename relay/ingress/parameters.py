@@ -1,7 +1,7 @@
-"""Parameters of MAIL and RCPT: SIZE, BODY, SMTPUTF8, RET, ENVID, AUTH, NOTIFY, ORCPT. **Pure.**
+"""Parameters of MAIL and RCPT: SIZE, BODY, SMTPUTF8, RET, ENVID, AUTH, REQUIRETLS, NOTIFY, ORCPT. **Pure.**
 
-RFC 1870 §3, RFC 6152 §2, RFC 6531 §3.4, RFC 3461 §4, RFC 4954 §5, RFC 6533 §3. Parameters of extensions that are
-not offered are unknown: 555 (RFC 5321 §4.1.1.11).
+RFC 1870 §3, RFC 6152 §2, RFC 6531 §3.4, RFC 3461 §4, RFC 4954 §5, RFC 8689 §2, RFC 6533 §3. Parameters of extensions
+that are not offered are unknown: 555 (RFC 5321 §4.1.1.11).
 """
 
 import re
@@ -39,6 +39,7 @@ class MailParameters:
     smtputf8: bool = False
     ret: Ret | None = None
     envid: str | None = None
+    requiretls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ def parse_mail_parameters(text: bytes) -> MailParameters:
         smtputf8=smtputf8,
         ret=Ret(values["RET"].upper()) if "RET" in values else None,
         envid=envid,
+        requiretls="REQUIRETLS" in values,
     )
 
 
@@ -157,5 +159,6 @@ _MAIL_KEYWORDS: dict[str, Callable[[str], bool]] = {
     "RET": lambda value: value.upper() in ("FULL", "HDRS"),
     "ENVID": _is_envid,
     "AUTH": _is_auth,
+    "REQUIRETLS": lambda value: not value,
 }
 _RCPT_KEYWORDS: dict[str, Callable[[str], bool]] = {"NOTIFY": _is_notify, "ORCPT": _is_orcpt}

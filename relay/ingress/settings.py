@@ -21,6 +21,13 @@ class TlsMode(Enum):
     IMPLICIT = "implicit"
 
 
+class TlsRequiredNo(Enum):
+    """What is made of the header field TLS-Required: No (RFC 8689 §3)."""
+
+    IGNORE = "ignore"
+    HONOUR = "honour"
+
+
 class BareNewlines(Enum):
     """What becomes of a bare CR or LF in content: made a CRLF, or the message is refused."""
 
@@ -82,7 +89,7 @@ class IngressSettings:
     """Everything the ingress needs to know. Sizes in octets.
 
     `memory_budget` bounds the content that all sessions together hold in memory; `upload_above` is the size from
-    which content is streamed into the store.
+    which content is streamed into the store. `requiretls`: the extension is offered, within TLS (RFC 8689 §2).
     """
 
     hostname: str
@@ -95,5 +102,7 @@ class IngressSettings:
     idle_timeout: timedelta = timedelta(minutes=5)
     max_hops: int = 100
     handshake_timeout: timedelta = timedelta(seconds=30)
+    requiretls: bool = True
+    tls_required_no: TlsRequiredNo = TlsRequiredNo.IGNORE
     memory_budget: int = 128 * 1024 * 1024
     upload_above: int = 1024 * 1024

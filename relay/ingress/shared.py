@@ -37,6 +37,14 @@ class MessageResult(Enum):
     REFUSED = "refused"
 
 
+class TlsRequiredResult(Enum):
+    """What became of TLS-Required: No; OVERRULED: the same message demands REQUIRETLS (RFC 8689 §4.1)."""
+
+    IGNORED = "ignored"
+    HONOURED = "honoured"
+    OVERRULED = "overruled"
+
+
 class Shared:
     """The rules of one configuration and the collaborators. `counts` of a reload are those of before."""
 
@@ -117,4 +125,6 @@ class Listener:
             lines.append("STARTTLS")
         if self.shared.users is not None and in_tls:
             lines.append("AUTH PLAIN LOGIN")
+        if in_tls and limits.requiretls:
+            lines.append("REQUIRETLS")
         return "\r\n".join([f"250-{line}" for line in lines[:-1]] + [f"250 {lines[-1]}"])

@@ -9,7 +9,8 @@ from relay.ingress.connection import GoodbyeError
 from relay.ingress.envelope import EnvelopeConnection, Transaction
 from relay.ingress.framing import EndOfData
 from relay.ingress.intake import STORE_FAILED, TOO_LARGE, Intake, store_refusal
-from relay.ingress.shared import MessageResult
+from relay.ingress.settings import TlsRequiredNo
+from relay.ingress.shared import MessageResult, TlsRequiredResult
 from relay.ingress.trace import Protocol, received
 from relay.queue.message import Envelope, NewMessage
 from relay.store.protocols import StoreError
@@ -187,6 +188,8 @@ class TransferConnection(EnvelopeConnection):
             message_id=facts.message_id,
             eight_bit=facts.eight_bit,
             utf8_header=facts.utf8_header,
+            require_tls=parameters.requiretls,
+            tls_optional=facts.tls_required_no and self._may_do_without_tls(transaction),
             client=self.client_facts,
         )
         intake.handed_over = True
@@ -197,11 +200,28 @@ class TransferConnection(EnvelopeConnection):
             return store_refusal(error)
         return f"250 2.0.0 Ok: queued as {message.queue_id}"
 
+    def _may_do_without_tls(self, transaction: Transaction) -> bool:
+        """Decide about TLS-Required: No, and take note of it (RFC 8689 §4.1).
+
+        Deviates: RFC 8689 §4.1, by default: what an administrator enforces is not for a sender to switch off.
+        """
+        if transaction.parameters.requiretls:
+            result = TlsRequiredResult.OVERRULED
+        elif self.shared.settings.tls_required_no is TlsRequiredNo.HONOUR:
+            result = TlsRequiredResult.HONOURED
+        else:
+            result = TlsRequiredResult.IGNORED
+        self.shared.metrics.tls_required_no.labels(result=result.value).inc()
+        events.tls_required_no(transaction.queue_id, transaction.reverse_path.mailbox, result.value)
+        return result is TlsRequiredResult.HONOURED
+
     async def _enqueue(self, message: NewMessage) -> None:
         """Commit, whatever becomes of the client meanwhile, and hand jobs that are ours already to delivery."""
         destinations = frozenset(recipient.destination for recipient in message.recipients)
         jobs = await self.shared.store.enqueue(message, self.shared.lease_for(destinations))
         self.shared.metrics.received_bytes.inc(message.size)
+        if message.require_tls:
+            self.shared.metrics.requiretls_messages.inc()
         events.message_accepted(message)
         if jobs:
             try:

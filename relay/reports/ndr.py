@@ -89,6 +89,8 @@ def build_notice(
         message_id=_message_id(facts, queue_id),
         eight_bit=not content.isascii(),
         utf8_header=not content.isascii(),
+        # RFC 8689 §5: what it tells of the message is as much in need of protection.
+        require_tls=job.message.require_tls,
     )
 
 

@@ -1,7 +1,7 @@
 """Ready words for the recipient's postmaster: what is wrong with their policy or server, what to change. **Pure.**
 
 RFC 8461 §4.1 and §4.2; §8.3 on changing MX records and policy together. RFC 7671 §8.1 on changing certificates and
-TLSA records together.
+TLSA records together. RFC 8689 §4.2.1 on what REQUIRETLS asks for.
 """
 
 from collections.abc import Iterator
@@ -66,6 +66,11 @@ def _host_remedy(host: HostAttempt) -> Iterator[str]:
         yield (
             f"The TLS handshake with your mail host {name} fails ({clean(failure.detail, 200)}). It has to offer "
             f"TLS 1.2 or later with a certificate for {name}."
+        )
+    elif _failed(host, FailureKind.REQUIRETLS_MISSING):
+        yield (
+            f"The sender of this message demands REQUIRETLS (RFC 8689), which your mail host {name} does not offer "
+            "after STARTTLS. If its software knows it, turn it on."
         )
     elif failure and failure.kind.dane and failure.kind is not FailureKind.DANE_REQUIRED:
         yield _dane_remedy(name, failure)

@@ -17,9 +17,11 @@ def returns_content(kind: NoticeKind, message: Message, *, include_full: bool) -
     """Whether a notice returns the whole content, so that it has to be fetched; else the header section.
 
     RET rules up to 1 MiB, `ndr.include` up to 64 KiB where RET is absent (design §6). Only failures return it
-    (RFC 3461 §6.2).
+    (RFC 3461 §6.2), and never those of a message with REQUIRETLS, whatever RET says (RFC 8689 §5).
     """
     if kind not in (NoticeKind.FAILED, NoticeKind.DROPPED) or message.envelope.ret is Ret.HDRS:
+        return False
+    if message.require_tls:
         return False
     if message.envelope.ret is Ret.FULL:
         return message.size <= MAX_FULL_REQUESTED

@@ -95,6 +95,24 @@ OWN: dict[tuple[int, int], Words] = {
         "The next hop of a route refuses its user and password, or offers no way to give them (RFC 4954): AUTH PLAIN "
         "or LOGIN is needed. Compare the route's user and password with what the other side expects.",
     ),
+    (7, 30): Words(
+        "Your message was sent with the demand that every server on its way keep it encrypted and prove who it is "
+        "(REQUIRETLS). The mail server of {domain} does not come up to that, so your message was not handed over.",
+        "If the message need not be protected that much, send it again without that demand. Otherwise contact the "
+        "recipient by some other means (by phone, for example) and agree on another way.",
+        Fixer.RECIPIENT_ADMIN,
+        "An MX host has to be named by a DNSSEC-signed MX record or by an MTA-STS policy in mode enforce, its "
+        "certificate has to verify (web PKI or DANE), and its reply to the EHLO within TLS has to offer REQUIRETLS "
+        "(RFC 8689 section 4.2.1). Few mail servers offer it yet.",
+    ),
+    (7, 10): Words(
+        "Your message was sent with the demand that every server on its way keep it encrypted (REQUIRETLS). The mail "
+        "server of {domain} offers no working encryption, so your message was not handed over.",
+        _ASK_ADMIN,
+        Fixer.RECIPIENT_ADMIN,
+        "The MX host does not offer STARTTLS, refuses it, or the TLS handshake fails; the message demands TLS (RFC "
+        "8689 section 4.2.1).",
+    ),
     (7, 322): Words(
         "The certificate of the mail server of {domain} has expired. By its security records (DANE) {domain} asks that "
         "no mail be handed over then, because somebody else might be reading it. So your message was not handed over.",

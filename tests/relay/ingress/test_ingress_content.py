@@ -251,3 +251,39 @@ def test_cutting_never_changes_content_or_facts(data: bytes, cuts: list[int]) ->
     assert not out or out.endswith(b"\r\n")
     assert whole.facts.eight_bit == (not out.isascii())
     assert whole.facts.eight_bit or not whole.facts.utf8_header
+
+
+@pytest.mark.rfc("8689-3-a", "8689-3-b", "8689-3-e", "8689-3-f")
+@pytest.mark.parametrize(
+    ("header", "says_no"),
+    [
+        (b"TLS-Required: No", True),
+        (b"tls-required: no", True),
+        (b"TLS-REQUIRED:NO", True),
+        (b"TLS-Required:\r\n\tNo", True),
+        (b"TLS-Required: \r\n No", True),
+        (b"Subject: x\r\nTLS-Required: No\r\nFrom: y", True),
+        (b"TLS-Required: Yes", False),
+        (b"TLS-Required:", False),
+        (b"TLS-Required: ", False),
+        (b"TLS-Required: No (really)", False),
+        (b"TLS-Required: (really) No", False),
+        (b"TLS-Required: Nope", False),
+        (b"TLS-Required: No\r\n thanks", False),
+        (b"TLS-Required: No\r\nTLS-Required: No", False),
+        (b"TLS-Required: No\r\nSubject: x\r\ntls-required: Yes", False),
+        (b"X-TLS-Required: No", False),
+        (b"TLS-Required-Not: No", False),
+        (b"Subject: TLS-Required: No", False),
+        (b"Subject: x\r\n TLS-Required: No", False),
+        (b"Subject: x\r\n\r\nTLS-Required: No", False),
+        (b"Content-Type: message/rfc822\r\n\r\nTLS-Required: No", False),
+        (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nTLS-Required: No", False),
+    ],
+)
+def test_tls_required_no_is_found_in_the_header_section_alone(header: bytes, *, says_no: bool) -> None:
+    data = header + b"\r\n\r\nbody\r\n"
+    for cuts in ([], [5], list(range(1, len(data)))):
+        content, out = take(data, cuts)
+        assert content.facts.tls_required_no is says_no
+        assert out == data

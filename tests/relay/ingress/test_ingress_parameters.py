@@ -17,7 +17,9 @@ from relay.queue.message import Notify, Ret
 FULL = MailParameters(ret=Ret.FULL)
 
 
-@pytest.mark.rfc("1870-3-a", "6152-2-a", "6531-3.1-b", "3461-4.3-a", "3461-4.4-a", "4954-5-a", "3461-5.4-a")
+@pytest.mark.rfc(
+    "8689-2-a", "8689-2-b", "1870-3-a", "6152-2-a", "6531-3.1-b", "3461-4.3-a", "3461-4.4-a", "4954-5-a", "3461-5.4-a"
+)
 @pytest.mark.parametrize(
     ("text", "parameters"),
     [
@@ -35,6 +37,8 @@ FULL = MailParameters(ret=Ret.FULL)
         (b"ENVID=" + b"e" * 100, MailParameters(envid="e" * 100)),
         (b"AUTH=<>", MailParameters()),
         (b"AUTH=e+3Dmc2@example.com", MailParameters()),
+        (b"REQUIRETLS", MailParameters(requiretls=True)),
+        (b"RequireTLS RET=FULL", MailParameters(requiretls=True, ret=Ret.FULL)),
         (b"SIZE=1  BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=x AUTH=<>",
          MailParameters(size=1, smtputf8=True, ret=Ret.HDRS, envid="x")),
     ],
@@ -50,6 +54,7 @@ def test_mail_parameters(text: bytes, parameters: MailParameters) -> None:
         b"SIZE", b"SIZE=", b"SIZE=+25", b"SIZE=-1",
         b"SIZE=2_5", b"SIZE=1.0", b"SIZE=0x1", b"SIZE=123456789012345678901",
         "SIZE=٢٥".encode(), b"SIZE=1 SIZE=1", b"BODY", b"BODY=BINARYMIME", b"BODY=8BIT", b"BODY=7BIT BODY=7BIT",
+        b"REQUIRETLS=1", b"REQUIRETLS=", b"REQUIRETLS REQUIRETLS",
         b"SMTPUTF8=1", b"SMTPUTF8 SMTPUTF8", b"RET", b"RET=foo", b"RET=FULL RET=FULL", b"RET=FULL ret=HDRS",
         b"ENVID", b"ENVID=", b"ENVID=QQ+2b1", b"ENVID=QQ+2",
         b"ENVID=a+0D+0Ab", b"ENVID=a+00", b"ENVID=a+FF", b"ENVID=a=b",
@@ -73,7 +78,6 @@ def test_bad_values_and_repeats_of_mail_parameters_are_501(text: bytes) -> None:
         b"BY=120;R",
         b"MT-PRIORITY=3",
         b"HOLDFOR=60",
-        b"REQUIRETLS",
         b"XOORG=x",
         b"NOTIFY=NEVER",
         b"SIZE=1 FOO",

@@ -610,3 +610,23 @@ def test_an_attempt_without_hosts_says_why() -> None:
     assert "Mail hosts tried: none (NXDOMAIN)" in text
     assert ACCEPTED.strftime("%Y-%m-%d") in text
     assert BAD_CERTIFICATE.mx_host not in text
+
+
+# -- REQUIRETLS ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rfc("8689-5-a", "8689-5-b", "8689-5-c", "8689-5-e")
+@pytest.mark.parametrize("ret", [None, Ret.FULL, Ret.HDRS])
+@pytest.mark.parametrize("kind", list(NoticeKind))
+def test_rfc8689_s5_a_notice_is_protected_as_the_message_was_and_returns_its_header_alone(
+    kind: NoticeKind, ret: Ret | None
+) -> None:
+    plain = bounced(ret=ret, returned=CONTENT)
+    job = replace(plain.job, message=replace(plain.job.message, require_tls=True))
+    case = replace(plain, job=job, request=replace(plain.request, kind=kind))
+    settings = NoticeSettings(hostname="h.test", postmaster="p@h.test", include_full=True)
+    assert not wants_content(case.request, job, settings)
+    built = case.build()
+    assert (built.require_tls, built.envelope.reverse_path) == (True, "")
+    assert notice(case).parts[2].content_type == "text/rfc822-headers"
+    assert not plain.build().require_tls

@@ -172,3 +172,10 @@ def test_what_dane_refuses_has_ready_words(kind: FailureKind, detail: str, told:
 
 def test_what_a_route_of_ours_demands_is_nothing_for_their_postmaster() -> None:
     assert remedies_of(replace(TLSA_MISMATCH, failure=HostFailure(kind=FailureKind.DANE_REQUIRED, detail=""))) == []
+
+
+@pytest.mark.rfc("8689-4.2.1-m")
+def test_a_host_without_requiretls_has_ready_words() -> None:
+    failure = HostFailure(kind=FailureKind.REQUIRETLS_MISSING, detail="the host does not offer it")
+    (paragraph,) = remedies_of(make_host(phase=Phase.EHLO, failure=failure))
+    assert "REQUIRETLS (RFC 8689), which your mail host" in paragraph
