@@ -2,18 +2,21 @@
 
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from policy.findings import Findings
+from policy.findings import Findings, LookupResult
 from policy.requirement import Requirement
 from relay.app import plain
+from relay.app.advice import policy_advice, route_advice
 from relay.app.clock import SystemClock
-from relay.app.outbound import Outbound, build_outbound
+from relay.app.outbound import NO_WATCH, Outbound, Watch, build_outbound
+from relay.app.stages import LookUp, Step
 from relay.app.state_dir import POLICY_FILE
+from relay.app.stopwatch import Stopwatch
 from relay.config import Settings
 from relay.delivery.hosts import Host
 from relay.delivery.seam import HostError, SessionFacts, Target
@@ -28,9 +31,13 @@ _MAX_ADDRESSES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressLook:
-    """What came of connecting to one address of a host, up to the certificate; no mail was offered."""
+    """What came of connecting to one address of a host, up to the certificate; no mail was offered.
+
+    `tries` are the connections that were made, each as its steps: where nothing demands TLS there may be several.
+    """
 
     address: str
+    tries: tuple[tuple[Step, ...], ...] = ()
     facts: SessionFacts | None = None
     phase: Phase | None = None
     failure: HostFailure | None = None
@@ -43,6 +50,13 @@ class HostLook:
     host: Host
     connections: tuple[AddressLook, ...] = ()
 
+    def advice(self, destination: str) -> str:
+        """What to do where the host is not to be connected to, else ""."""
+        failure = self.host.failure
+        if failure is None:
+            return ""
+        return route_advice(failure, domain=destination, host=self.host.name, port=self.host.port)
+
     @property
     def usable(self) -> bool:
         if self.host.failure is not None:
@@ -52,27 +66,56 @@ class HostLook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """The whole answer. `failure` is set where there is no host to try."""
+    """The whole answer. `failure` is set where there is no host to try; `look_ups` are the questions and answers."""
 
     destination: str
     findings: Findings | None
     failure: HostFailure | None
     hosts: tuple[HostLook, ...]
+    look_ups: tuple[Step, ...] = ()
 
     @property
     def deliverable(self) -> bool:
         return any(host.usable for host in self.hosts)
 
+    @property
+    def advice(self) -> str:
+        """What to do where there is no host to try, else ""."""
+        return route_advice(self.failure, domain=self.destination) if self.failure is not None else ""
 
-async def look(outbound: Outbound, destination: str, now: datetime, *, connect: bool) -> Look:
-    """Find the route to a destination in canonical form, and with `connect` try its hosts."""
+
+async def look(outbound: Outbound, watch: Stopwatch, destination: str, now: datetime, *, connect: bool) -> Look:
+    """Find the route to a destination in canonical form, and with `connect` try its hosts.
+
+    `watch` is what `outbound` was built with.
+    """
     message = Message(queue_id="", accepted_at=now, envelope=Envelope(reverse_path=""), size=0)
     route = await outbound.router.route(message, destination)
-    hosts = [HostLook(host=host, connections=await _connect(outbound, host, connect)) for host in route.hosts]
-    return Look(destination=destination, findings=route.findings, failure=route.failure, hosts=tuple(hosts))
+    hosts = [HostLook(host=host, connections=await _connect(outbound, watch, host, connect)) for host in route.hosts]
+    return Look(
+        destination=destination,
+        findings=route.findings,
+        failure=route.failure,
+        hosts=tuple(hosts),
+        look_ups=(*watch.look_ups, *_policy_step(route.findings, watch.look_ups)),
+    )
 
 
-async def _connect(outbound: Outbound, host: Host, wanted: bool) -> tuple[AddressLook, ...]:
+def _policy_step(findings: Findings | None, look_ups: Sequence[Step]) -> Iterator[Step]:
+    """Say of the policy what no question has told: that it was cached, or that what was fetched is none."""
+    if findings is None:
+        return
+    domain, cached, problem = findings.policy_domain, findings.cached, findings.problem
+    if findings.result is LookupResult.CACHED and cached is not None:
+        said = f"cached, mode {cached.policy.mode.value}, until {cached.expires_at:%Y-%m-%d %H:%M} UTC"
+        yield Step(stage=LookUp.POLICY, about=domain, result=said)
+    if problem is not None and not any(step.stage is LookUp.POLICY and step.failed for step in look_ups):
+        said = f"{problem.result_type.value}: {problem.detail}"
+        advice = policy_advice(problem.result_type, domain)
+        yield Step(stage=LookUp.POLICY, about=domain, result=said, failed=True, advice=advice)
+
+
+async def _connect(outbound: Outbound, watch: Stopwatch, host: Host, wanted: bool) -> tuple[AddressLook, ...]:
     if not wanted or isinstance(host.where, HostFailure) or not isinstance(host.verdict, Requirement):
         return ()
     looks = []
@@ -80,21 +123,24 @@ async def _connect(outbound: Outbound, host: Host, wanted: bool) -> tuple[Addres
         target = Target(mx_host=host.name, address=address, port=host.port, requirement=host.verdict)
         try:
             async with outbound.pool.open(target, destination=host.name, size=0) as session:
-                looks.append(AddressLook(address=str(address), facts=session.facts))
+                looks.append(AddressLook(address=str(address), tries=watch.take_tries(), facts=session.facts))
         except HostError as error:
-            looks.append(AddressLook(address=str(address), phase=error.phase, failure=error.failure))
+            tries = watch.take_tries()
+            looks.append(AddressLook(address=str(address), tries=tries, phase=error.phase, failure=error.failure))
     return tuple(looks)
 
 
 @asynccontextmanager
-async def looking_outward(settings: Settings) -> AsyncIterator[Outbound]:
+async def looking_outward(settings: Settings, watch: Watch = NO_WATCH) -> AsyncIterator[Outbound]:
     """Build the way out of these settings, over the relay's own policies if it has any. Raises StoreError."""
     with tempfile.TemporaryDirectory(prefix="mta-sts-relay-") as elsewhere:
         file = settings.relay.state_dir / POLICY_FILE
         async with policies_in(file if file.exists() else Path(elsewhere) / POLICY_FILE) as store:
             metrics = Metrics(process_registry())
             slots = Slots(settings=plain.slot_settings(settings), timer=time.monotonic)
-            outbound = build_outbound(settings, policy_store=store, slots=slots, clock=SystemClock(), metrics=metrics)
+            outbound = build_outbound(
+                settings, policy_store=store, slots=slots, clock=SystemClock(), metrics=metrics, watch=watch
+            )
             try:
                 yield outbound
             finally:

@@ -7,13 +7,14 @@ import random
 import time
 from dataclasses import dataclass
 
+from policy.answers import Resolver
 from policy.cache import CachedPolicyStore
 from policy.fetch import HttpsPolicyFetcher
 from policy.lookup import PolicyService
 from policy.nameservers import NameServer
 from policy.report_post import HttpsReportPoster
 from policy.resolver import DnsResolver, system_nameservers
-from policy.store import PolicyStore
+from policy.store import PolicyFetcher, PolicyStore
 from policy.tls import TlsContexts
 from relay.app import plain
 from relay.app.observers import Observer
@@ -22,6 +23,7 @@ from relay.config import Settings
 from relay.delivery.client import Connector
 from relay.delivery.pool import ConnectionPool
 from relay.delivery.route import Router
+from relay.delivery.seam import LinkObserver, NullLinkObserver, Target
 from relay.delivery.slots import Slots
 from relay.metrics import Metrics
 
@@ -48,8 +50,31 @@ class Outbound:
         await self.fetcher.aclose()
 
 
+class Watch:
+    """Sees how the parts are used, from their own seams. This one looks away."""
+
+    def resolver(self, resolver: Resolver) -> Resolver:
+        return resolver
+
+    def fetcher(self, fetcher: PolicyFetcher) -> PolicyFetcher:
+        return fetcher
+
+    def connection(self, _target: Target) -> LinkObserver:
+        return _NOBODY
+
+
+_NOBODY = NullLinkObserver()
+NO_WATCH = Watch()
+
+
 def build_outbound(
-    settings: Settings, *, policy_store: PolicyStore, slots: Slots, clock: Clock, metrics: Metrics
+    settings: Settings,
+    *,
+    policy_store: PolicyStore,
+    slots: Slots,
+    clock: Clock,
+    metrics: Metrics,
+    watch: Watch = NO_WATCH,
 ) -> Outbound:
     """Raises ValueError if the CA file cannot be used."""
     delivery, tls = settings.delivery, settings.tls
@@ -71,16 +96,17 @@ def build_outbound(
         policy_port=delivery.policy_port,
         allow_private_addresses=delivery.allow_private_addresses,
     )
+    asked = watch.resolver(resolver)
     policies = PolicyService(
-        resolver=resolver,
-        fetcher=fetcher,
+        resolver=asked,
+        fetcher=watch.fetcher(fetcher),
         store=store,
         clock=clock,
         settings=plain.freshness_settings(settings),
         observer=observer,
     )
     router = Router(
-        resolver=resolver,
+        resolver=asked,
         policies=policies,
         settings=plain.route_settings(settings),
         draw=random.random,
@@ -98,6 +124,7 @@ def build_outbound(
         timeouts=limits,
         clock=clock,
         source_addresses=delivery.source_addresses,
+        observe=watch.connection,
     )
     pool = ConnectionPool(
         connector=connector,

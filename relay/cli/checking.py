@@ -50,11 +50,15 @@ def check(
 
 
 async def _look(settings: "Settings", domain: str, connect: bool) -> "Look":
+    import time
+
     from relay.app.clock import SystemClock
     from relay.app.looking import look, looking_outward
+    from relay.app.stopwatch import Stopwatch
 
-    async with looking_outward(settings) as outbound:
-        return await look(outbound, domain, SystemClock().now(), connect=connect)
+    watch = Stopwatch(time.monotonic)
+    async with looking_outward(settings, watch) as outbound:
+        return await look(outbound, watch, domain, SystemClock().now(), connect=connect)
 
 
 def _destination(text: str) -> str:
@@ -74,8 +78,10 @@ def _facts(found: "Look") -> dict[str, object]:
         "destination": found.destination,
         "deliverable": found.deliverable,
         "failure": found.failure,
+        "advice": found.advice,
+        "look_ups": found.look_ups,
         "policy": _policy_facts(found.findings),
-        "hosts": [_host_facts(one) for one in found.hosts],
+        "hosts": [_host_facts(one) | {"advice": one.advice(found.destination)} for one in found.hosts],
     }
 
 
@@ -114,11 +120,14 @@ def _host_facts(one: "HostLook") -> dict[str, object]:
 
 
 def _print(found: "Look") -> None:
+    from relay.cli.check_views import print_advice, print_connections, print_look_ups
     from relay.cli.output import print_table, say
 
     _print_policy(found)
+    print_look_ups(found.look_ups)
     if found.failure is not None:
         say(f"no way to deliver: {found.failure.detail}")
+        print_advice(found.advice)
     if found.hosts:
         print_table(
             ["host", "addresses", "demands", "verdict", "reason"],
@@ -127,7 +136,8 @@ def _print(found: "Look") -> None:
     for one in found.hosts:
         if one.host.tlsa is not None:
             say(f"{one.host.name}: {_tlsa_words(one.host)}")
-        _print_connections(one)
+        print_advice(one.advice(found.destination))
+        print_connections(one)
     say("mail would be delivered" if found.deliverable else "mail would not be delivered now")
 
 
@@ -199,26 +209,6 @@ def _row(one: "HostLook") -> tuple[object, ...]:
     failures = [look.failure.detail for look in one.connections if look.failure is not None]
     verdict = "not usable" if not one.usable else "connected" if one.connections else "would be tried"
     return host.name, addresses, _demands(host), verdict, "; ".join(failures)
-
-
-def _print_connections(one: "HostLook") -> None:
-    from relay.cli.output import say
-    from relay.cli.queue_views import tls_lines
-
-    for connection in one.connections:
-        say(f"{one.host.name} [{connection.address}]:{one.host.port}")
-        if connection.failure is not None:
-            phase = connection.phase.name.lower() if connection.phase else ""
-            say(f"  failed at {phase}: {connection.failure.detail}")
-            certificate = connection.failure.tls.certificate if connection.failure.tls else None
-            if certificate is not None:
-                say(f"  certificate names {', '.join(certificate.names) or '(none)'}, issuer {certificate.issuer}")
-        elif connection.facts is not None:
-            say(f"  security {connection.facts.security.value}")
-            for line in tls_lines(connection.facts.tls) if connection.facts.tls else ():
-                say(f"  {line}")
-            if (testing := connection.facts.testing_failure) is not None:
-                say(f"  mode testing, would have failed: {testing.reason}: {testing.detail}")
 
 
 def _words(found: "Look") -> list[str]:

@@ -20,13 +20,14 @@ from relay.delivery.commands import REQUIRETLS_MISSING
 from relay.delivery.link import QUIT_LIMIT, Link
 from relay.delivery.protocol import LinkError
 from relay.delivery.remembered import RememberedHosts
-from relay.delivery.seam import HostError, SessionFacts, Target
+from relay.delivery.seam import HostError, LinkObserver, NullLinkObserver, SessionFacts, Target
 from relay.delivery.timeouts import Timeouts
 from relay.queue.attempt import FailureKind, HostFailure, Phase, Security
 from relay.status import Reply
 
 CONCESSION_REMEMBERED = timedelta(hours=1)
 
+_NOBODY = NullLinkObserver()
 _MX_NOT_IN_POLICY = TlsFailure(
     result_type=ResultType.VALIDATION_FAILURE,
     reason="MxNotInPolicy",
@@ -65,7 +66,7 @@ class Connector:
     """Opens connections. Owns those that it opened until they are closed.
 
     `source_addresses`: a host is always connected to from the same one, because greylisting knows us by it; where
-    none is of the host's family, the operating system chooses.
+    none is of the host's family, the operating system chooses. `observe` gives an observer for each connection.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class Connector:
         timeouts: Timeouts,
         clock: Clock,
         source_addresses: Sequence[IPAddress] = (),
+        observe: Callable[[Target], LinkObserver] = lambda _target: _NOBODY,
     ) -> None:
         self._hostname = hostname
         self._contexts = contexts
         self._timeouts = timeouts
         self._source_addresses = tuple(source_addresses)
+        self._observe = observe
         self._links: set[Link] = set()
         self._conceded = {each: RememberedHosts(CONCESSION_REMEMBERED, clock) for each in _Concession}
 
@@ -176,7 +179,8 @@ class Connector:
 
     async def _attempt(self, target: Target, requirement: Requirement, secure: "_Secure") -> Connection:
         """Connect once, secure the connection in this way, and log in. If anything goes wrong, it is left."""
-        link = Link(requirement=requirement, hostname=self._hostname, timeouts=self._timeouts)
+        observer = self._observe(target)
+        link = Link(requirement=requirement, hostname=self._hostname, timeouts=self._timeouts, observer=observer)
         tls = self._tls(requirement) if target.implicit_tls else None
         try:
             greeting = await link.connect(target.address, target.port, self._source_for(target.address), tls)
@@ -188,10 +192,13 @@ class Connector:
                 await link.log_in(target.login)
         except LinkError as error:
             link.leave()
-            raise HostError(_host_failure(error, requirement), link.phase) from error
+            failed = HostError(_host_failure(error, requirement), link.phase)
+            observer.ended(failed)
+            raise failed from error
         except BaseException:
             link.abort()
             raise
+        observer.ended(facts)
         return Connection(target=target, link=link, facts=facts)
 
     def _source_for(self, address: IPAddress) -> IPAddress | None:

@@ -23,7 +23,7 @@ from policy.names import IPAddress
 from policy.requirement import Requirement, ResultType
 from relay.delivery.extensions import Extensions, parse_extensions
 from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off
-from relay.delivery.seam import Login
+from relay.delivery.seam import LinkObserver, Login, NullLinkObserver
 from relay.delivery.timeouts import Timeouts
 from relay.queue.attempt import FailureKind, Phase
 from relay.status import Reply
@@ -41,6 +41,9 @@ _DANE_KINDS = {
 }
 
 
+_NOBODY = NullLinkObserver()
+
+
 class UnprotectedError(Exception):
     """A bug of ours: mail was about to go out with less protection than its requirement demands. Nothing was sent."""
 
@@ -51,7 +54,14 @@ class Link:
     `reset`: RSET is out, and its reply is looked at by the next transaction; `reset_due`: it has yet to be said.
     """
 
-    def __init__(self, *, requirement: Requirement, hostname: str, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        *,
+        requirement: Requirement,
+        hostname: str,
+        timeouts: Timeouts,
+        observer: LinkObserver = _NOBODY,
+    ) -> None:
         self.phase = Phase.CONNECT
         self.offered = Extensions()
         self.reset: Answers | None = None
@@ -65,6 +75,7 @@ class Link:
         self._checked: ssl.SSLObject | None = None
         self._verified: ssl.SSLObject | None = None
         self._timeouts = timeouts
+        self._observer = observer
         self._client = SmtpClient(
             local_hostname=hostname,
             greeting_limit=timeouts.greeting,
@@ -86,6 +97,7 @@ class Link:
         """
         if tls is not None:
             self._client.tls_from_start = _named(*tls)
+        self._enter(Phase.CONNECT)
         with self._translated():
             greeting = await self._client.connect(
                 hostname=str(address),
@@ -99,14 +111,24 @@ class Link:
 
     def _on_connected(self, protocol: ReplyProtocol | None) -> None:
         if protocol is None:  # a handshake comes first
-            self.phase = Phase.HANDSHAKE
+            self._enter(Phase.HANDSHAKE)
             return
-        self.phase = Phase.GREETING
+        self._enter(Phase.GREETING)
         self._protocol = protocol
+        protocol.on_reply = self._on_reply
+
+    def _on_reply(self, reply: Reply) -> None:
+        self._observer.replied(reply)
+        if self.phase is Phase.STARTTLS and reply.code == 220:
+            self._enter(Phase.HANDSHAKE)
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._observer.entered(phase)
 
     async def ehlo(self) -> Reply:
         """Return the reply to EHLO; if it is positive, `offered` is what it says. Raises LinkError."""
-        self.phase = Phase.EHLO
+        self._enter(Phase.EHLO)
         self.offered = Extensions()
         with self._translated():
             try:
@@ -134,7 +156,7 @@ class Link:
         Octets between the reply and the handshake fail it (RFC 3207 §4.2: they may be an attacker's); all that was
         offered is forgotten.
         """
-        self.phase = Phase.STARTTLS
+        self._enter(Phase.STARTTLS)
         self.offered = Extensions()
         limit = self._timeouts.starttls.total_seconds()
         _named(context, server_name)

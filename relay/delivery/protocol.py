@@ -103,7 +103,8 @@ class ReplyProtocol(SMTPProtocol):
     """Deals out replies in the order in which they are owed, and puts together what is written in one turn.
 
     `line`: to whom the host still owes replies, in this order. `fault` is why the host can no longer be believed,
-    `end` why no more can come. `leaving`: QUIT is out, and the last reply closes the connection.
+    `end` why no more can come. `leaving`: QUIT is out, and the last reply closes the connection. `on_reply` hears of
+    replies outside any transaction.
     """
 
     def __init__(self, on_lost: Callable[[SMTPProtocol], None]) -> None:
@@ -115,6 +116,7 @@ class ReplyProtocol(SMTPProtocol):
         self.leaving = False
         self.written = 0
         self.deadline = Deadline(self._too_late)
+        self.on_reply: Callable[[Reply], None] = lambda _reply: None
         self._parser = ReplyParser()
         self._latest: Answers | None = None
         self._unwanted: Answers | None = None
@@ -137,7 +139,9 @@ class ReplyProtocol(SMTPProtocol):
 
     async def reply(self, limit: timedelta) -> Reply:
         """Return the next reply that is owed outside any transaction. Raises LinkError."""
-        return await self._session.next(limit)
+        reply = await self._session.next(limit)
+        self.on_reply(reply)
+        return reply
 
     def write(self, octets: bytes) -> None:
         """Write at the end of this turn of the loop, together with whatever else is written in it."""

@@ -104,6 +104,28 @@ class HostError(Exception):
         self.testing_failure = testing_failure
 
 
+class LinkObserver(Protocol):
+    """Hears how far one connection comes, from connecting to the EHLO after TLS. Must not raise or block."""
+
+    def entered(self, phase: Phase) -> None: ...
+
+    def replied(self, reply: Reply) -> None: ...
+
+    def ended(self, outcome: SessionFacts | HostError) -> None:
+        """It is as its requirement demands, or it could not be."""
+        ...
+
+
+class NullLinkObserver:
+    """Hears everything and tells no one."""
+
+    def entered(self, phase: Phase) -> None: ...
+
+    def replied(self, reply: Reply) -> None: ...
+
+    def ended(self, outcome: SessionFacts | HostError) -> None: ...
+
+
 class Session(Protocol):
     """A connection that meets its target's requirement, lent for one job."""
 

@@ -139,8 +139,14 @@ async def test_check_says_what_the_relay_would_do(scene: Scene, lab: Lab) -> Non
     assert good["facts"]["security"] == "sts"
     assert good["facts"]["tls"]["verified"] is True
     assert expired["failure"]["tls"]["result_type"] == "certificate-expired"
+    assert {"mx", "txt", "addresses", "policy"} <= {step["stage"] for step in found["look_ups"]}
+    assert [step["stage"] for step in good["tries"][0]][:3] == ["connect", "greeting", "ehlo"]
+    assert all(step["seconds"] >= 0 for step in good["tries"][0] if step["stage"] not in ("chain", "names"))
+    (failed,) = [step for step in expired["tries"][0] if step["failed"]]
+    assert (failed["stage"], "send them the words" in failed["advice"]) == ("chain", True)
     status, text, _ = await scene.cli("check", "shop.test", "--connect")
     assert (status, "mail would be delivered" in text) == (0, True)
+    assert "what to do: Theirs to mend" in text
     assert not lab.hosts["mx1.shop.test"].messages
     assert all("MAIL" not in session.verbs() for host in lab.hosts.values() for session in host.sessions)
     assert not (scene.directory / "state").exists()
