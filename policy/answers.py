@@ -91,6 +91,11 @@ class TlsaRecord:
     matching_type: int
     data: bytes
 
+    @property
+    def presentation(self) -> str:
+        """As in a zone file (RFC 6698 §2.2), the data in one piece, with capitals."""
+        return f"{self.usage} {self.selector} {self.matching_type} {self.data.hex().upper()}"
+
     def __str__(self) -> str:
         """As in a zone file; the data is cut short."""
         shown = self.data[:12].hex() + ("..." if len(self.data) > 12 else "")

@@ -102,7 +102,7 @@ def parse_policy(body: bytes) -> Policy:
         raise InvalidPolicyError(f"the policy is not UTF-8 at octet {error.start}") from None
     first: dict[str, str] = {}
     patterns: list[str] = []
-    for number, line in enumerate(_lines(text), start=1):
+    for number, line in enumerate(policy_lines(text), start=1):
         field = _FIELD.fullmatch(line.rstrip(" \t"))
         if field is None:
             raise InvalidPolicyError(f"line {number} is not a field: {_shown(line.encode())}")
@@ -119,7 +119,7 @@ def parse_policy(body: bytes) -> Policy:
     return Policy(mode=mode, mx=tuple(patterns), max_age=max_age, text=text)
 
 
-def _lines(text: str) -> list[str]:
+def policy_lines(text: str) -> list[str]:
     """Split at LF or CRLF alone, and drop blank lines at the end (str.splitlines knows eight terminators more)."""
     *ended, last = text.split("\n")
     lines = [line.removesuffix("\r") for line in ended] + [last]

@@ -6,7 +6,7 @@ from datetime import datetime
 from policy.requirement import Level, MxMatch, ResultType
 from policy.tls_facts import TlsFailure
 from relay.app.looking import AddressLook, HostLook, Look
-from relay.delivery.worker import policy_facts
+from relay.delivery.policy_record import policy_facts
 from relay.queue.attempt import Attempt, FailureKind, HostAttempt, HostFailure, Phase
 from relay.reports.fields import clean
 from relay.reports.remedy import remedies

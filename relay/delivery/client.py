@@ -8,7 +8,7 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from enum import Enum
 
 from policy.names import IPAddress, parse_address_literal
@@ -18,6 +18,7 @@ from policy.tls_facts import TlsFailure
 from relay.clock import Clock
 from relay.delivery.commands import REQUIRETLS_MISSING
 from relay.delivery.link import QUIT_LIMIT, Link
+from relay.delivery.negotiation import UNTOLD, Countable, Negotiation
 from relay.delivery.protocol import LinkError
 from relay.delivery.remembered import RememberedHosts
 from relay.delivery.seam import HostError, LinkObserver, NullLinkObserver, SessionFacts, Target
@@ -48,11 +49,13 @@ class Connection:
 
     `clean`: a transaction has come to its end on it; `overlaps`: one has begun before the one ahead was answered.
     `waits_since` (loop time) while nobody has it; `timer` is then set, and may still be while somebody does.
+    `tls_given_up` is why it is in plaintext, if TLS was tried and failed.
     """
 
     target: Target
     link: Link
     facts: SessionFacts
+    tls_given_up: TlsFailure | None = None
     transactions: int = 0
     clean: bool = False
     overlaps: bool = False
@@ -67,6 +70,7 @@ class Connector:
 
     `source_addresses`: a host is always connected to from the same one, because greylisting knows us by it; where
     none is of the host's family, the operating system chooses. `observe` gives an observer for each connection.
+    `counts_sessions`: TLS reports are to tell of them.
     """
 
     def __init__(
@@ -78,17 +82,33 @@ class Connector:
         clock: Clock,
         source_addresses: Sequence[IPAddress] = (),
         observe: Callable[[Target], LinkObserver] = lambda _target: _NOBODY,
+        counts_sessions: bool = False,
     ) -> None:
         self._hostname = hostname
         self._contexts = contexts
         self._timeouts = timeouts
         self._source_addresses = tuple(source_addresses)
         self._observe = observe
+        self._clock = clock
+        self._counts_sessions = counts_sessions
         self._links: set[Link] = set()
         self._conceded = {each: RememberedHosts(CONCESSION_REMEMBERED, clock) for each in _Concession}
 
     async def connect(self, target: Target) -> Connection:
         """Return a connection ready for MAIL. Raises HostError."""
+        if not self._counts_sessions or target.requirement.for_reports:  # RFC 8460 §3: else reports beget reports
+            return await self._connect(target)
+        day = self._clock.now().date()
+        try:
+            connection = await self._connect(target)
+        except HostError as error:
+            error.countable = _failed(target.requirement, error, day)
+            raise
+        countable = _established(connection, day)
+        connection.facts = replace(connection.facts, countable=countable)
+        return connection
+
+    async def _connect(self, target: Target) -> Connection:
         if target.requirement.level is Level.TESTING:
             return await self._testing(target)
         return await self._as_required(target, target.requirement)
@@ -151,7 +171,7 @@ class Connector:
         What the host needed is done at once for the next hour.
         """
         known = next((each for each, hosts in self._conceded.items() if target in hosts), None)
-        needed = known
+        needed, failure = known, None
         while needed is not _Concession.PLAINTEXT:
             try:
                 connection = await self._with_concession(target, needed)
@@ -159,9 +179,10 @@ class Connector:
             except HostError as error:
                 if error.failure.tls is None:
                     raise
-                needed = _next_concession(needed, error.failure.kind)
+                needed, failure = _next_concession(needed, error.failure.kind), error.failure.tls
         else:
             connection = await self._attempt(target, target.requirement, lambda link: self._in_the_clear(link, target))
+            connection.tls_given_up = failure
         if needed is not None and needed is not known:
             self._conceded[needed].note(target)
         return connection
@@ -192,7 +213,8 @@ class Connector:
                 await link.log_in(target.login)
         except LinkError as error:
             link.leave()
-            failed = HostError(_host_failure(error, requirement), link.phase)
+            ends = link.ends(target.address) if self._counts_sessions else UNTOLD
+            failed = HostError(_host_failure(error, requirement), link.phase, ends=ends)
             observer.ended(failed)
             raise failed from error
         except BaseException:
@@ -350,6 +372,29 @@ def _tls_failure(error: HostError) -> TlsFailure | None:
     if error.phase is Phase.EHLO and reply is not None and reply.permanent:
         return _no_starttls("the host refuses EHLO")
     return error.failure.tls
+
+
+def _established(connection: Connection, day: date) -> Countable | None:
+    """Return what is to be counted of a connection; None for plaintext because TLS failed there within the hour."""
+    waived = connection.facts.testing_failure or connection.tls_given_up
+    if waived is None and connection.facts.tls is None:
+        if connection.link.offered.starttls:
+            return None
+        waived = _no_starttls("the host does not offer STARTTLS")
+    requirement = connection.target.requirement
+    amiss = waived is not None or (requirement.dane is not None and not requirement.by_dane)
+    ends = connection.link.ends(connection.target.address) if amiss else UNTOLD
+    return Countable(Negotiation(day=day, waived=waived, ends=ends))
+
+
+def _failed(requirement: Requirement, error: HostError, day: date) -> Countable | None:
+    """Return what is to be counted where TLS is what failed, or what mode testing has to tell of (RFC 8460 §4.3.4)."""
+    failure = error.failure
+    if requirement.demands_tls and failure.tls is None:
+        failure = replace(failure, tls=_tls_failure(error))
+    if failure.tls is None and error.testing_failure is None:
+        return None
+    return Countable(Negotiation(day=day, failure=failure, waived=error.testing_failure, ends=error.ends))
 
 
 def _no_starttls(detail: str) -> TlsFailure:

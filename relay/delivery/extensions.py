@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from policy.names import InvalidNameError, to_host
 from relay.status import Reply
 
 _SIZE = re.compile(r"[0-9]{1,20}")
@@ -57,6 +58,14 @@ def parse_extensions(reply: Reply, *, in_tls: bool = False) -> Extensions:
         rcpt_domain_max=limits.get("RCPTDOMAINMAX"),
         auth=frozenset(offered.get("AUTH", "").upper().split()),
     )
+
+
+def peer_name(reply: Reply) -> str:
+    """Return the name by which a host calls itself in its greeting or its reply to EHLO, "" if it is none."""
+    try:
+        return to_host(reply.lines[0].partition(" ")[0])
+    except InvalidNameError:
+        return ""
 
 
 def _parse_size(parameter: str) -> int | None:

@@ -21,7 +21,8 @@ from policy.dane_check import dane_failure
 from policy.name_check import name_failure
 from policy.names import IPAddress
 from policy.requirement import Requirement, ResultType
-from relay.delivery.extensions import Extensions, parse_extensions
+from relay.delivery.extensions import Extensions, parse_extensions, peer_name
+from relay.delivery.negotiation import Ends
 from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off
 from relay.delivery.seam import LinkObserver, Login, NullLinkObserver
 from relay.delivery.timeouts import Timeouts
@@ -83,6 +84,8 @@ class Link:
             on_connected=self._on_connected,
         )
         self._protocol: ReplyProtocol | None = None
+        self._sockname: tuple[str, ...] = ("",)
+        self._hello: Reply | None = None
 
     async def connect(
         self,
@@ -107,7 +110,8 @@ class Link:
             )
         if tls is not None:
             self._secured()
-        return as_reply(*greeting)
+        self._hello = as_reply(*greeting)
+        return self._hello
 
     def _on_connected(self, protocol: ReplyProtocol | None) -> None:
         if protocol is None:  # a handshake comes first
@@ -116,6 +120,8 @@ class Link:
         self._enter(Phase.GREETING)
         self._protocol = protocol
         protocol.on_reply = self._on_reply
+        assert protocol.transport is not None
+        self._sockname = protocol.transport.get_extra_info("sockname") or self._sockname
 
     def _on_reply(self, reply: Reply) -> None:
         self._observer.replied(reply)
@@ -125,6 +131,10 @@ class Link:
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self._observer.entered(phase)
+
+    def ends(self, address: IPAddress) -> Ends:
+        """Say between whom the connection to `address` is, or was."""
+        return Ends(self._sockname[0].partition("%")[0], str(address), peer_name(self._hello) if self._hello else "")
 
     async def ehlo(self) -> Reply:
         """Return the reply to EHLO; if it is positive, `offered` is what it says. Raises LinkError."""
@@ -138,6 +148,7 @@ class Link:
         reply = as_reply(*response)
         if 200 <= reply.code < 300:
             self.offered = parse_extensions(reply, in_tls=self.tls is not None)
+            self._hello = reply
         return reply
 
     async def helo(self) -> Reply:

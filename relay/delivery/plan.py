@@ -54,6 +54,7 @@ class DeliveryPlan:
         self._tries = 0
         self._records: list[HostAttempt] = []
         self._refused: dict[str, Host] = {}
+        self._uncontacted: list[Host] = []
 
     @property
     def waiting(self) -> tuple[Recipient, ...]:
@@ -84,6 +85,16 @@ class DeliveryPlan:
     def refused(self) -> tuple[Host, ...]:
         """The hosts that a policy keeps from being used, each once; only these can be mended by another policy."""
         return tuple(self._refused.values())
+
+    @property
+    def uncontacted(self) -> Sequence[Host]:
+        """The hosts that were left out when their turn came, whoever refused them."""
+        return self._uncontacted
+
+    @property
+    def host(self) -> Host:
+        """The host that is being visited."""
+        return self._present.host
 
     @property
     def unreachable(self) -> bool:
@@ -119,6 +130,8 @@ class DeliveryPlan:
         self._hosts = deque(hosts)
         self._tries = 0
         self._refused = {}
+        again = {host.name for host in self._hosts}
+        self._uncontacted = [host for host in self._uncontacted if host.name not in again]
 
     def give_up(self, failure: HostFailure) -> None:
         """End here, for a reason that is not the hosts'; who has no answer is deferred with it."""
@@ -200,6 +213,7 @@ class DeliveryPlan:
 
     def _record_uncontacted(self, host: Host) -> None:
         assert host.failure is not None
+        self._uncontacted.append(host)
         self._records.append(
             HostAttempt(
                 mx_host=host.name,

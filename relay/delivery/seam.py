@@ -8,6 +8,7 @@ from typing import Protocol
 from policy.names import IPAddress
 from policy.requirement import Requirement
 from policy.tls_facts import TlsFailure, TlsSession
+from relay.delivery.negotiation import UNTOLD, Countable, Ends
 from relay.queue.attempt import HostFailure, Phase, Security
 from relay.queue.message import Message, Recipient
 from relay.status import Reply
@@ -61,11 +62,15 @@ class Parcel:
 
 @value
 class SessionFacts:
-    """How the session is protected. `testing_failure`: what mode testing would have refused (decision 6)."""
+    """How the session is protected. `testing_failure`: what mode testing would have refused (decision 6).
+
+    `countable` is the session as TLS reports count it, None where there are none.
+    """
 
     security: Security
     tls: TlsSession | None = None
     testing_failure: TlsFailure | None = None
+    countable: Countable | None = field(default=None, compare=False, repr=False)
 
 
 @value
@@ -87,7 +92,10 @@ class SendResult:
 
 
 class HostError(Exception):
-    """The host could not be used for this parcel; nothing was accepted. Never says anything about a recipient."""
+    """The host could not be used for this parcel; nothing was accepted. Never says anything about a recipient.
+
+    `ends`: between whom it went wrong, where that is to be reported.
+    """
 
     def __init__(
         self,
@@ -96,12 +104,15 @@ class HostError(Exception):
         *,
         tls: TlsSession | None = None,
         testing_failure: TlsFailure | None = None,
+        ends: Ends = UNTOLD,
     ) -> None:
         super().__init__(failure.detail)
         self.failure = failure
         self.phase = phase
         self.tls = tls
         self.testing_failure = testing_failure
+        self.ends = ends
+        self.countable: Countable | None = None
 
 
 class LinkObserver(Protocol):

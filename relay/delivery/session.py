@@ -71,7 +71,8 @@ class LentSession:
         try:
             result = await transaction.run()
         except HostError as error:
-            error.tls, error.testing_failure = connection.facts.tls, connection.facts.testing_failure
+            facts = connection.facts
+            error.tls, error.testing_failure, error.countable = facts.tls, facts.testing_failure, facts.countable
             if error.phase is Phase.MAIL:
                 # Many hosts count, and put off all that comes after on this connection: kept, it would spread that.
                 connection.may_carry = connection.transactions

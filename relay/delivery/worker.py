@@ -13,18 +13,21 @@ from typing import Any, TypeVar
 from policy.findings import Findings
 from relay import events
 from relay.clock import Clock
+from relay.delivery.attempt_sessions import AttemptSessions
 from relay.delivery.hosts import Host, Route
 from relay.delivery.notices import NoticeWriter
 from relay.delivery.plan import DeliveryPlan, verdicts
+from relay.delivery.policy_record import policy_facts, policy_id, policy_problem
 from relay.delivery.route import Router
 from relay.delivery.seam import HostError, Parcel, Session, Target, Transport
 from relay.delivery.slots import Slots
 from relay.delivery.tally import Tally
-from relay.queue.attempt import Attempt, FailureKind, HostFailure, PolicyFacts
-from relay.queue.message import HoldReason, Job, NewMessage
+from relay.queue.attempt import Attempt, FailureKind, HostFailure
+from relay.queue.message import HoldReason, Job, NewMessage, Origin
 from relay.queue.notice import NoticeRequest
 from relay.queue.schedule import ScheduleSettings, retry_after
 from relay.queue.settle import Decision, settle
+from relay.queue.tls_results import TlsResult
 from relay.status import Status
 from relay.store.protocols import LeaseLostError, QueueStore, SettledRecipient, Settlement, StoreError, Verdict
 from relay.value import value
@@ -58,12 +61,16 @@ class _Run:
     findings: Findings | None = None
     record_checked: bool = False
     session: Session | None = None
+    sessions: AttemptSessions | None = None
     settling: bool = False
     broken_off: bool = False
 
 
 class DeliveryWorker:
-    """Attempts jobs, any number at once. `spread` gives numbers in [0, 1) that set retries apart."""
+    """Attempts jobs, any number at once. `spread` gives numbers in [0, 1) that set retries apart.
+
+    `counts_sessions`: settlements count TLS sessions, for reports (RFC 8460).
+    """
 
     def __init__(
         self,
@@ -77,6 +84,7 @@ class DeliveryWorker:
         tally: Tally,
         schedule: ScheduleSettings,
         spread: Callable[[], float],
+        counts_sessions: bool = False,
     ) -> None:
         self._store = store
         self._router = router
@@ -87,6 +95,7 @@ class DeliveryWorker:
         self._tally = tally
         self._schedule = schedule
         self._spread = spread
+        self._counts_sessions = counts_sessions
         self._runs: dict[int, _Run] = {}
         self._draining = False
 
@@ -125,6 +134,8 @@ class DeliveryWorker:
             return await _finish(job, self._conclude(run, alone))
         finally:
             del self._runs[job.id]
+            if run.sessions is not None:
+                run.sessions.give_back()
 
     async def share(self, job: Job, ended: Ended) -> None:
         """Settle another job for the same destination with what was just found out, without asking there again."""
@@ -151,6 +162,8 @@ class DeliveryWorker:
         try:
             route = await self._router.route(run.job.message, run.job.destination)
             run.findings = route.findings
+            if self._counts_sessions and (domain := self._reported_domain(run)):
+                run.sessions = AttemptSessions(domain)
             run.plan = plan = DeliveryPlan(run.job, route.hosts, route.failure)
             await self._visit_hosts(run, plan)
             if plan.waiting and plan.refused and not run.broken_off:
@@ -169,6 +182,8 @@ class DeliveryWorker:
                 await self._visit(run, plan, target)
             except HostError as error:
                 plan.host_failed(error)
+                if run.sessions is not None:
+                    run.sessions.note(plan.host, run.findings, error.countable)
             finally:
                 run.session = None
 
@@ -180,11 +195,20 @@ class DeliveryWorker:
                 parcel = Parcel(message=message, recipients=plan.offer, content=self._content(run.job))
                 result = await session.send(parcel)
                 plan.host_replied(result, session.facts)
+                if run.sessions is not None:
+                    run.sessions.note(plan.host, run.findings, session.facts.countable)
                 if any(reply.positive for reply in result.replies.values()):
                     self._slots.succeeded(destination, target.mx_host)
                 if self._draining and plan.offer:
                     run.broken_off = True
                     return
+
+    def _reported_domain(self, run: _Run) -> str:
+        """The domain whose TLSRPT record counts (RFC 8460 §3), "" if there is none that could have one."""
+        if run.findings is not None:
+            return run.findings.policy_domain
+        destination, fixed = run.job.destination, self._router.way(run.job.message) is Origin.RELAY
+        return "" if fixed or destination.startswith("[") else destination
 
     def _content(self, job: Job) -> bytes | Callable[[], AsyncIterator[bytes]]:
         """The content: handed over in memory, or to be read from the store once the host wants it."""
@@ -196,7 +220,7 @@ class DeliveryWorker:
         run.record_checked = now.findings is not None and now.findings.record_checked
         allowed = _judged_anew(plan.refused, now)
         if allowed:
-            events.policy_changed_in_attempt(run.job, _policy_id(run.findings), _policy_id(now.findings))
+            events.policy_changed_in_attempt(run.job, policy_id(run.findings), policy_id(now.findings))
             run.findings = now.findings
             plan.offer_again(allowed)
             await self._visit_hosts(run, plan)
@@ -221,7 +245,12 @@ class DeliveryWorker:
             unreachable = alone()
         waits_for_policy = plan.failure is not None and plan.failure.kind is FailureKind.POLICY_UNKNOWN
         retry_at = run.findings.defer_until if run.findings and waits_for_policy else None
-        await self._settle(run.job, attempt, retry_at=retry_at, cools=unreachable)
+        results: tuple[TlsResult, ...] = ()
+        if run.sessions is not None:
+            results = run.sessions.results(plan.uncontacted, run.findings, run.started_at.date())
+        settled = await self._settle(run.job, attempt, retry_at=retry_at, cools=unreachable, tls_results=results)
+        if settled and run.sessions is not None:
+            run.sessions.settled()
         return Ended(attempt=attempt, unreachable=unreachable, retry_at=retry_at)
 
     def _attempt(self, run: _Run, plan: DeliveryPlan) -> Attempt:
@@ -232,12 +261,21 @@ class DeliveryWorker:
             hosts=plan.hosts,
             outcomes=plan.outcomes(),
             policy=policy_facts(run.findings),
-            policy_problem=_policy_problem(run.findings),
+            policy_problem=policy_problem(run.findings),
             record_checked=run.record_checked,
             failure=plan.failure,
         )
 
-    async def _settle(self, job: Job, attempt: Attempt, *, retry_at: datetime | None, cools: bool) -> None:
+    async def _settle(
+        self,
+        job: Job,
+        attempt: Attempt,
+        *,
+        retry_at: datetime | None,
+        cools: bool,
+        tls_results: tuple[TlsResult, ...] = (),
+    ) -> bool:
+        """Write down what came of an attempt. False if that could not be."""
         now = attempt.finished_at
         decision = settle(job, attempt, now, self._schedule, spread=self._spread())
         if decision.retry_in is not None and retry_at is not None:
@@ -245,14 +283,16 @@ class DeliveryWorker:
             decision = decision._replace(retry_in=max(retry_at - now, timedelta(seconds=1)))
         cool = self._cool_down(job, decision.retry_in, retry_at) if cools and decision.retry_in is not None else None
         notices = await self._write_notices(decision, now) if decision.notices else ()
-        if not await self._write(decision.settlement((notice for _, notice in notices), cool_destination=cool)):
-            return
+        built = [notice for _, notice in notices]
+        if not await self._write(decision.settlement(built, cool_destination=cool, tls_results=tls_results)):
+            return False
         if cool is not None:
             events.destination_cooled(job.destination, cool, decision.recipients[0].diagnostic)
         self._tell(decision)
         for request, notice in notices:
             self._tally.notice(request.kind)
             events.notice_queued(job, notice, request.kind, len(request.recipients))
+        return True
 
     def _cool_down(self, job: Job, retry_in: timedelta, retry_at: datetime | None) -> timedelta:
         """For how long the whole destination is let alone: as the schedule says, whichever job it is that asks."""
@@ -336,30 +376,3 @@ def _uncharged(job: Job) -> Settlement:
         attempt=None,
         charged=False,
     )
-
-
-def _policy_id(findings: Findings | None) -> str | None:
-    return findings.cached.record_id if findings and findings.cached else None
-
-
-def policy_facts(findings: Findings | None) -> PolicyFacts | None:
-    """Return what a record of an attempt keeps of the policy in force."""
-    if findings is None or findings.cached is None:
-        return None
-    cached = findings.cached
-    return PolicyFacts(
-        policy_domain=cached.policy_domain,
-        record_id=cached.record_id,
-        mode=cached.policy.mode.value,
-        mx=cached.policy.mx,
-        fetched_at=cached.fetched_at,
-        expires_at=cached.expires_at,
-    )
-
-
-def _policy_problem(findings: Findings | None) -> str:
-    if findings is None:
-        return ""
-    if findings.problem is not None:
-        return f"{findings.problem.result_type.value}: {findings.problem.detail}"
-    return f"{findings.unknown.reason.value}: {findings.unknown.detail}" if findings.unknown else ""

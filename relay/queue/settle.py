@@ -13,6 +13,7 @@ from relay.queue.attempt import Action, Attempt, Outcome
 from relay.queue.message import HoldReason, Job, NewMessage, Notify, Recipient
 from relay.queue.notice import NoticeKind, NoticeRecipient, NoticeRequest, notice_due
 from relay.queue.schedule import ScheduleSettings, delay_notice_due, expires_at, retry_after
+from relay.queue.tls_results import TlsResult
 from relay.status import Status
 from relay.store.protocols import SettledRecipient, Settlement, Verdict
 
@@ -39,7 +40,13 @@ class Decision(NamedTuple):
         """Whether the sender knows of the delay, be it from this attempt or an earlier one."""
         return self.job.delay_notified or any(notice.kind is NoticeKind.DELAYED for notice in self.notices)
 
-    def settlement(self, notices: Iterable[NewMessage], *, cool_destination: timedelta | None = None) -> Settlement:
+    def settlement(
+        self,
+        notices: Iterable[NewMessage],
+        *,
+        cool_destination: timedelta | None = None,
+        tls_results: tuple[TlsResult, ...] = (),
+    ) -> Settlement:
         """Return what the store writes in one transaction, with the notices that were built."""
         return Settlement(
             job=self.job,
@@ -50,6 +57,7 @@ class Decision(NamedTuple):
             delay_notified=self.delay_notified,
             notices=tuple(notices),
             cool_destination=cool_destination,
+            tls_results=tls_results,
         )
 
 

@@ -20,6 +20,7 @@ from policy.requirement import Level, MxMatch, ResultType
 from policy.tls_facts import TlsFailure, TlsSession
 from relay.delivery.dispatcher import Dispatcher, DispatchSettings
 from relay.delivery.hosts import Judgement, NextHop
+from relay.delivery.negotiation import Countable
 from relay.delivery.notices import NoticeWriter
 from relay.delivery.route import Policies, Router, RouteSettings
 from relay.delivery.seam import HostError, Parcel, SendResult, SessionFacts, Target
@@ -52,7 +53,8 @@ class FakeHost:
 
     `replies` are its answers by forward-path, else OK; `per_transaction` is how many recipients it takes at once.
     `gate` holds every transaction until it is set, `connect_gate` every connection. A transaction lasts for `turns` of
-    the loop. Of more than `most` connections at once, the others get 421, which `turned_away` counts.
+    the loop. Of more than `most` connections at once, the others get 421, which `turned_away` counts. With `countable`
+    it has one connection, for ever.
     """
 
     tls: FailureKind | None = None
@@ -69,6 +71,7 @@ class FakeHost:
     most: int | None = None
     open_now: int = 0
     turned_away: int = 0
+    countable: Countable | None = None
 
 
 class FakeSession:
@@ -135,6 +138,8 @@ class FakeTransport:
                 return slot, await self._connect(target, slot)
             except BaseException as error:
                 host_error = error if isinstance(error, HostError) else None
+                if host_error is not None:
+                    host_error.countable = self.hosts[target.mx_host].countable
                 enough = host_error and self._slots.refused(slot, target.address, host_error.failure, host_error.phase)
                 self._count(target, -1)
                 self._slots.give_back(slot)
@@ -155,7 +160,8 @@ class FakeTransport:
                     await host.connect_gate.wait()
                 if host.down is not None:
                     raise HostError(host.down, host.down_at)
-                session = FakeSession(self, target, host, _facts(target, host))
+                facts = replace(_facts(target, host), countable=host.countable)
+                session = FakeSession(self, target, host, facts)
                 self._slots.opened(slot, target.address)
         except GaveWayError as error:
             raise HostError(down(FailureKind.TIMEOUT, str(error)), Phase.CONNECT) from error
@@ -270,6 +276,7 @@ class World:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     draw: Callable[[], float] = lambda: 0.0
     wrapped: Callable[[PolicyService], Policies] = lambda policies: policies
+    counts_sessions: bool = False
     clock: ManualClock = field(default_factory=ManualClock)
 
     def __post_init__(self) -> None:
@@ -313,6 +320,7 @@ class World:
             tally=self.tally,
             schedule=self.schedule,
             spread=lambda: 0.0,
+            counts_sessions=self.counts_sessions,
         )
         self.dispatcher = Dispatcher(
             store=self.store,

@@ -119,6 +119,7 @@ async def world(
     max_idle: int = 200,
     connections: int = 20,
     source_addresses: tuple[IPAddress, ...] = (),
+    counts_sessions: bool = False,
     tls_versions: tuple[str, str] = ("1.2", "1.2"),
 ) -> AsyncIterator[World]:
     """Start a lab MX that behaves so, or instead of it one that `server` writes by hand.
@@ -139,6 +140,7 @@ async def world(
             timeouts=timeouts,
             clock=clock,
             source_addresses=source_addresses,
+            counts_sessions=counts_sessions,
         )
         slots = Slots(settings=SlotSettings(max_connections_per_destination=connections), timer=clock.seconds)
         for _ in range(20):

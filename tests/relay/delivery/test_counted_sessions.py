@@ -1,0 +1,182 @@
+"""Which settlement tells of a TLS session: the first for each domain, once, whatever becomes of it (RFC 8460 §4.2)."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from delivery_fakes import World, until
+from policy_fakes import START
+
+from policy.requirement import PolicyType, ResultType
+from policy.tls_facts import TlsFailure
+from relay.delivery.hosts import NextHop
+from relay.delivery.negotiation import Countable, Negotiation
+from relay.queue.attempt import FailureKind, HostFailure
+from relay.queue.message import Origin
+from relay.queue.tls_results import TlsResult
+
+MX = "mx.example.test"
+DAY = START.date()
+NO_TLS = TlsFailure(result_type=ResultType.STARTTLS_NOT_SUPPORTED, reason="StartTlsNotSupported", detail="")
+
+
+def counting(**fields: object) -> World:
+    return World(counts_sessions=True, **fields)  # type: ignore[arg-type]
+
+
+def session(failure: HostFailure | None = None) -> Countable:
+    return Countable(Negotiation(day=DAY, failure=failure))
+
+
+def results(world: World) -> list[tuple[TlsResult, ...]]:
+    return [settlement.tls_results for settlement in world.store.settlements]
+
+
+def told(world: World) -> list[list[str]]:
+    return [[result.recipient_domain for result in settled] for settled in results(world)]
+
+
+async def patiently(world: World) -> None:
+    """Attempt a job, and let the time go by that a failing store takes."""
+    attempt = asyncio.create_task(world.worker.attempt(await world.job()))
+    while not attempt.done():
+        world.clock.move(timedelta(seconds=1))
+        await asyncio.sleep(0)
+
+
+@pytest.mark.rfc("8460-4.2-c", "8460-3-b")
+async def test_five_messages_over_one_connection_are_one_session() -> None:
+    world = counting()
+    world.transport.hosts[MX].countable = session()
+    for _ in range(5):
+        await world.attempt()
+    assert told(world) == [["example.test"], [], [], [], []]
+    ((result,), *_) = results(world)
+    assert (result.policy.policy_type, result.day, result.failures) == (PolicyType.NO_POLICY_FOUND, DAY, ())
+
+
+@pytest.mark.rfc("8460-4.2-c")
+async def test_a_session_is_told_of_for_each_domain_whose_mail_it_carried() -> None:
+    world = counting()
+    world.domain("b.test", MX)
+    world.transport.hosts[MX].countable = session()
+    for path in ("x@example.test", "x@b.test", "y@example.test", "y@b.test"):
+        await world.attempt(path)
+    assert told(world) == [["example.test"], ["b.test"], [], []]
+
+
+@pytest.mark.rfc("8460-4.2-c")
+async def test_attempts_that_settle_at_once_tell_of_their_session_once() -> None:
+    world = counting()
+    world.transport.hosts[MX].countable = session()
+    world.store.settle_gate = asyncio.Event()
+    jobs = [await world.job() for _ in range(4)]
+    attempts = [asyncio.create_task(world.worker.attempt(job)) for job in jobs]
+    await until(world.store.settling.is_set)
+    world.store.settle_gate.set()
+    await asyncio.gather(*attempts)
+    assert sorted(told(world)) == [[], [], [], ["example.test"]]
+
+
+async def test_a_settlement_that_cannot_be_written_leaves_the_session_to_the_next() -> None:
+    world = counting()
+    world.transport.hosts[MX].countable = session()
+    world.store.fail_settles = 100
+    await patiently(world)
+    world.store.fail_settles = 0
+    assert told(world) == []
+    await world.attempt()
+    await world.attempt()
+    assert told(world) == [["example.test"], []]
+
+
+async def test_a_settlement_that_takes_patience_tells_of_it_once() -> None:
+    world = counting()
+    world.transport.hosts[MX].countable = session()
+    world.store.fail_settles = 2
+    await patiently(world)
+    await world.attempt()
+    assert told(world) == [["example.test"], []]
+
+
+async def test_a_lease_that_is_lost_tells_of_nothing() -> None:
+    world = counting()
+    world.transport.hosts[MX].countable = session()
+    job = await world.job()
+    world.clock.move(timedelta(hours=1))
+    await world.store.sweep()
+    await world.worker.attempt(job)
+    assert told(world) == []
+    await world.worker.attempt(await world.claim())
+    assert told(world) == [["example.test"]]
+
+
+@pytest.mark.rfc("8460-4.2-b", "8460-4.3.1-a")
+async def test_a_session_that_fails_is_told_of_with_each_attempt() -> None:
+    world = counting()
+    world.publish("example.test", "1", "enforce", MX)
+    host = world.transport.hosts[MX]
+    host.tls = FailureKind.STARTTLS_MISSING
+    failure = HostFailure(kind=FailureKind.STARTTLS_MISSING, detail="", tls=NO_TLS)
+    host.countable = session(failure)
+    await world.attempt()
+    host.countable = session(failure)
+    await world.again(after=timedelta(hours=1))
+    assert len(results(world)) == 2
+    for (result,) in results(world):
+        assert result.policy.policy_type is PolicyType.STS
+        assert [failure.result_type for failure in result.failures] == [ResultType.STARTTLS_NOT_SUPPORTED]
+
+
+@pytest.mark.rfc("8460-4.3.1-f")
+async def test_a_host_that_the_policy_does_not_name_is_told_of_though_never_contacted() -> None:
+    world = counting()
+    world.domain("example.test", "mx1.example.test", MX)
+    world.publish("example.test", "1", "enforce", MX)
+    world.transport.hosts[MX].countable = session()
+    await world.attempt()
+    ((good, bad),) = results(world)
+    assert (good.failures, [failure.failure_reason_code for failure in bad.failures]) == ((), ["mx-not-in-policy"])
+    assert bad.failures[0].receiving_mx_hostname == "mx1.example.test"
+    assert good.policy == bad.policy
+
+
+@pytest.mark.rfc("8461-5-g")
+async def test_a_host_that_the_policy_of_now_names_was_not_refused() -> None:
+    world = counting()
+    world.publish("example.test", "1", "enforce", "other.test")
+    job = await world.job()
+    await world.router.route(job.message, "example.test")
+    world.publish("example.test", "2", "enforce", MX)
+    world.transport.hosts[MX].countable = session()
+    await world.worker.attempt(job)
+    ((result,),) = results(world)
+    assert (result.failures, result.policy.mx_host) == ((), (MX,))
+
+
+async def test_jobs_that_share_what_was_found_tell_of_nothing() -> None:
+    world = counting()
+    world.publish("example.test", "1", "enforce", "other.test")
+    first, second = await world.job(), await world.job()
+    ended = await world.worker.attempt(first)
+    assert ended is not None
+    await world.worker.share(second, ended)
+    assert told(world) == [["example.test"], []]
+
+
+@pytest.mark.rfc("8460-8-a", "8460-3-ac")
+async def test_where_nobody_reports_nothing_is_built() -> None:
+    world = World()
+    world.publish("example.test", "1", "enforce", "other.test")
+    world.transport.hosts[MX].countable = session()
+    await world.attempt()
+    assert told(world) == [[]]
+
+
+async def test_an_address_literal_and_the_host_for_notices_have_no_domain_to_ask() -> None:
+    world = counting(ndr_route=(NextHop(host="mta.contoso.test"),))
+    for name in ("[198.41.0.9]", "mta.contoso.test"):
+        world.transport.hosts[name].countable = session()
+    await world.attempt("x@[198.41.0.9]")
+    await world.worker.attempt(await world.job(origin=Origin.RELAY))
+    assert told(world) == [[], []]
