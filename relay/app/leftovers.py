@@ -6,6 +6,7 @@ from pathlib import Path
 from relay import events
 from relay.app.clock import SystemClock
 from relay.app.operating import new_incarnation
+from relay.app.session_counts import to_be_reported
 from relay.app.state_dir import NODE, queue_file, queue_files, remove_queue_file
 from relay.config import Settings
 from relay.store.protocols import QueueFilter, QueueStore
@@ -17,7 +18,8 @@ _MAX_PAUSED = 1_000_000
 async def mail_waits(settings: Settings, own: Collection[int]) -> tuple[int, ...]:
     """Return the numbers of the files in which mail waits, besides our `own`. Those with nothing in them are removed.
 
-    A file stays, with nobody to work on it, while it knows of finished mail (`queue.retain_finished`).
+    A file stays, with nobody to work on it, while it knows of finished mail (`queue.retain_finished`) or of TLS
+    sessions that are yet to be reported.
     Nobody may work on these files meanwhile. Raises StoreError.
     """
     others = {number: file for number, file in queue_files(settings.relay.state_dir).items() if number not in own}
@@ -31,6 +33,7 @@ async def _mail_waits_in(file: Path, settings: Settings) -> bool:
             events.poison_held(entry)
         waits = any((await store.stats()).by_state.values())
         empty = not waits and not await store.list(QueueFilter(all=True), 1)
+        empty = empty and not await to_be_reported(file, SystemClock().now())
     finally:
         await store.close()
     if empty:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from relay.queue.tls_results import TlsResult
@@ -23,6 +23,15 @@ class AllSessionCounts:
     async def results(self, day: date, domain: str) -> Sequence[TlsResult]:
         """Return what was counted, file by file: equal results may come more than once. Raises StoreError."""
         return [result for file in self._files for result in await file.results(day, domain)]
+
+
+async def to_be_reported(path: Path, now: datetime) -> bool:
+    """Whether a file has sessions of today or yesterday, on which there are reports to come. Raises StoreError."""
+    file = await TlsResultFile.open(path)
+    try:
+        return await file.any_since(now.astimezone(UTC).date() - timedelta(days=1))
+    finally:
+        await file.close()
 
 
 class SessionCountsOnDisk:

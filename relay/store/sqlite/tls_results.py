@@ -21,6 +21,7 @@ _ADD = (
     "ON CONFLICT (day, domain, policy, failures) DO UPDATE SET sessions = sessions + excluded.sessions"
 )
 _HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'tls_results'"
+_ANY = "SELECT 1 FROM tls_results WHERE day >= ? LIMIT 1"
 _DOMAINS = "SELECT DISTINCT domain FROM tls_results WHERE day = ? AND domain > ? ORDER BY domain LIMIT ?"
 _OF_DOMAIN = (
     "SELECT policy, failures, sessions FROM tls_results WHERE day = ? AND domain = ? ORDER BY sessions DESC LIMIT ?"
@@ -79,6 +80,10 @@ class TlsResultFile:
     async def open(cls, path: Path) -> Self:
         """Raises StoreError."""
         return cls(await asyncio.to_thread(open_for_reading, path))
+
+    async def any_since(self, day: date) -> bool:
+        """Whether there were sessions on that day or a later one."""
+        return bool(await self._reader.run(lambda connection: _select(connection, _ANY, day_number(day))))
 
     async def domains(self, day: date, after: str, limit: int) -> Sequence[str]:
         """Return domains with sessions on that day in order, those behind `after` only."""

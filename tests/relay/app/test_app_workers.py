@@ -6,13 +6,17 @@ import json
 import os
 import secrets
 import socket
+import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tls_report_makers import result
 
 from relay.app.clock import SystemClock
 from relay.app.leftovers import mail_waits, pause_in_new_files
@@ -28,6 +32,7 @@ from relay.queue.ids import QueueIds
 from relay.queue.message import Envelope, NewMessage, NewRecipient
 from relay.store.protocols import QueueFilter
 from relay.store.sqlite.queue import SqliteQueueStore
+from relay.store.sqlite.tls_results import add_results
 
 ANY = HostPort("127.0.0.1", 0)
 
@@ -173,6 +178,21 @@ async def test_a_file_stays_while_it_knows_of_finished_mail(tmp_path: Path) -> N
     assert [*queue_files(given.relay.state_dir)] == [1]
     assert await mail_waits(settings(tmp_path, '[queue]\nretain_finished = "0s"\n'), [0]) == ()
     assert not queue_files(given.relay.state_dir)
+
+
+@pytest.mark.rfc("8460-4.2-i")
+@pytest.mark.parametrize(("days_ago", "stays"), [(0, True), (1, True), (2, False)])
+async def test_a_file_stays_while_its_sessions_are_to_be_reported(tmp_path: Path, days_ago: int, stays: bool) -> None:
+    given = settings(tmp_path)
+    given.relay.state_dir.mkdir(parents=True)
+    file = queue_file(given.relay.state_dir, 1)
+    store = await SqliteQueueStore.open(file, clock=SystemClock(), incarnation="x", node=NODE)
+    await store.close()
+    day = SystemClock().now().date() - timedelta(days=days_ago)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        add_results(connection, [replace(result(), day=day)])
+    assert await mail_waits(given, [0]) == ()
+    assert bool(queue_files(given.relay.state_dir)) is stays
 
 
 async def test_new_files_know_which_domains_are_paused(tmp_path: Path) -> None:
