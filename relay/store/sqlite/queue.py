@@ -183,7 +183,7 @@ class SqliteQueueStore:
         now = self._now()
         ending = settling.settled(settlement, now, self._terms(now))
         at_once = bool(ending.waiting) and not settlement.retry_in
-        await self._end(ending, wake=at_once or bool(settlement.notices))
+        await self._end(ending, wake=at_once or bool(settlement.notices), patient=True)
 
     async def renew(self, jobs: Sequence[Job] | None = None) -> None:
         await self._writer.run(partial(leasing.renew, jobs=jobs, terms=self._terms(self._now())))
@@ -301,9 +301,9 @@ class SqliteQueueStore:
         await self._viewer.close()
         await self._writer.close()
 
-    async def _end(self, ending: settling.Ending, *, wake: bool) -> None:
+    async def _end(self, ending: settling.Ending, *, wake: bool, patient: bool = False) -> None:
         size = sum(notice.size for notice in ending.notices)
-        await self._writer.join(self._end_jobs, ending, size=size, done=self._wake if wake else None)
+        await self._writer.join(self._end_jobs, ending, size=size, done=self._wake if wake else None, patient=patient)
 
     async def _operate(self, change: _Change, which: QueueFilter, *states: State) -> int:
         """Change the jobs meant, in short transactions; each checks again that a job is still in one of the states."""

@@ -1,4 +1,8 @@
-"""One thread that writes: all that waits goes into one transaction, so that many commits share one fsync."""
+"""One thread that writes: all that waits goes into one transaction, so that many commits share one fsync.
+
+A commit costs as much as three messages, whatever is in it. So what comes within one turn of the event loop is handed
+to the thread together, and a write that can wait a moment goes along with the next one that cannot.
+"""
 
 import asyncio
 import logging
@@ -27,8 +31,10 @@ _MAX_BATCH = 512
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
 _BIG = 128 * 1024
 _MAX_BIG_BYTES = 1024 * 1024
-"""Writes of at least `_BIG` bytes are done so much at a time, with all the small ones that came meanwhile: whatever
-is uploaded, a transaction stays short, and neither a small message nor another process waits long for it."""
+"""Writes of at least `_BIG` bytes are done so much at a time, in turn with all the small ones that came meanwhile:
+whatever is uploaded, a transaction stays short, and neither a small message nor another process waits long for it."""
+_PATIENCE_SECONDS = 0.01
+"""How long a write that can wait does so; under load the next one that cannot comes before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,19 +60,25 @@ class Writer:
     ) -> None:
         self._connection = connection
         self._rolled_back = rolled_back
-        self._queue: SimpleQueue[_Write | None] = SimpleQueue()
-        self._big: deque[_Write] = deque()
+        self._loop = asyncio.get_running_loop()
         self._waiting = 0
         self._room = asyncio.Event()
         self._room.set()
-        self._loop = asyncio.get_running_loop()
+        self._gathered: list[_Write] = []
+        self._leaving = False
+        self._later: asyncio.TimerHandle | None = None
+        self._queue: SimpleQueue[list[_Write] | None] = SimpleQueue()
+        # What the thread has taken from the queue.
+        self._small: deque[_Write] = deque()
+        self._big: deque[_Write] = deque()
+        self._big_next = False
         self._stopped: StoreError | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
     def idle(self) -> bool:
-        return self._queue.empty() and not self._big
+        return not (self._gathered or self._small or self._big) and self._queue.empty()
 
     async def run(self, operation: Operation[T], *, size: int = 0, done: Done[T] | None = None) -> T:
         """Run the operation and return its result once it is on disk. Raises StoreError.
@@ -76,10 +88,19 @@ class Writer:
         """
         return await self.join(lambda connection, _: (operation(connection),), None, size=size, done=done)
 
-    async def join(self, operation: JointOperation[I, T], item: I, *, size: int = 0, done: Done[T] | None = None) -> T:
+    async def join(
+        self,
+        operation: JointOperation[I, T],
+        item: I,
+        *,
+        size: int = 0,
+        done: Done[T] | None = None,
+        patient: bool = False,
+    ) -> T:
         """Like `run`, for operations that do with many items in few statements what they do with one.
 
         What waits for the same operation is done in one call; items of different operations may change places.
+        `patient` says that it may wait a few milliseconds for others to go with.
         """
         while self._waiting >= MAX_WAITING:
             self._room.clear()
@@ -88,21 +109,40 @@ class Writer:
             raise self._stopped
         self._waiting += 1
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Write(operation, item, future, size, done))
+        self._gather(_Write(operation, item, future, size, done), patient)
         return await future
 
     async def close(self) -> None:
         """Finish what waits, then end the thread and close the connection."""
         if self._stopped is None:
             self._stopped = StoreError("the store is closed")
+            self._hand_over()
             self._queue.put(None)
         while self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
+    def _gather(self, write: _Write, patient: bool) -> None:
+        self._gathered.append(write)
+        if self._leaving:
+            return
+        if not patient:
+            self._leaving = True
+            self._loop.call_soon(self._hand_over)
+        elif self._later is None:
+            self._later = self._loop.call_later(_PATIENCE_SECONDS, self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+        self._leaving, self._later = False, None
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._queue.put(gathered)
+
     def _run(self) -> None:
         batch: list[_Write] = []
         try:
-            while self._gather(batch):
+            while self._take(batch):
                 self._commit(batch)
                 self._loop.call_soon_threadsafe(self._resolve, batch)
                 batch = []
@@ -113,24 +153,24 @@ class Writer:
         finally:
             self._connection.close()
 
-    def _gather(self, batch: list[_Write]) -> bool:
-        """Wait for work and collect what is there, of the big writes only some; False when it is time to stop."""
-        size = 0
-        while (
-            len(batch) < _MAX_BATCH and size < _MAX_BATCH_BYTES and not (self._queue.empty() and (batch or self._big))
-        ):
-            write = self._queue.get()
-            if write is None:
+    def _take(self, batch: list[_Write]) -> bool:
+        """Wait for work and collect what is there; False when it is time to stop.
+
+        Small and big writes take turns: who brings a small one waits for one transaction of big ones, not for two.
+        """
+        while not ((self._small or self._big) and self._queue.empty()):
+            writes = self._queue.get()
+            if writes is None:
                 self._queue.put(None)  # to be found again once nothing is left before it
                 break
-            if write.size >= _BIG:
-                self._big.append(write)
-            else:
-                batch.append(write)
-                size += write.size
+            for write in writes:
+                (self._big if write.size >= _BIG else self._small).append(write)
+        take_big = bool(self._big) and (self._big_next or not self._small)
+        self._big_next = not take_big
+        waiting, most = (self._big, _MAX_BIG_BYTES) if take_big else (self._small, _MAX_BATCH_BYTES)
         size = 0
-        while self._big and size < _MAX_BIG_BYTES:
-            batch.append(self._big.popleft())
+        while waiting and len(batch) < _MAX_BATCH and size < most:
+            batch.append(waiting.popleft())
             size += batch[-1].size
         return bool(batch)
 
@@ -184,10 +224,10 @@ class Writer:
 
     def _die(self, error: StoreError, batch: list[_Write]) -> None:
         self._stopped = error
-        batch += self._big
+        self._hand_over()
+        batch += [*self._small, *self._big]
         while not self._queue.empty():
-            if (write := self._queue.get()) is not None:
-                batch.append(write)
+            batch += self._queue.get() or ()
         for write in batch:
             write.error = error
         self._resolve(batch)

@@ -66,8 +66,33 @@ async def test_a_joint_operation_gets_all_that_waits(writer: Writer) -> None:
         return [2 * item for item in items]
 
     assert await asyncio.gather(*(writer.join(double, n) for n in range(50))) == [2 * n for n in range(50)]
-    assert sum(calls) == 50
-    assert len(calls) < 25
+    assert calls == [50]
+
+
+async def test_what_can_wait_goes_along_with_what_cannot(path: Path, writer: Writer) -> None:
+    batches: list[list[int]] = []
+
+    def note(connection: sqlite3.Connection, items: Sequence[int]) -> Sequence[int]:
+        batches.append(list(items))
+        return items
+
+    patient = [asyncio.ensure_future(writer.join(note, n, patient=True)) for n in range(3)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert batches == []
+    assert await writer.join(note, 9) == 9
+    assert batches == [[0, 1, 2, 9]]
+    assert await asyncio.gather(*patient) == [0, 1, 2]
+
+
+async def test_what_can_wait_does_not_wait_for_ever(path: Path, writer: Writer) -> None:
+    async with asyncio.timeout(5):
+        assert await writer.join(lambda connection, items: items, 1, patient=True) == 1
+    task = asyncio.ensure_future(writer.join(lambda connection, items: items, 2, patient=True))
+    await asyncio.sleep(0)
+    assert not writer.idle
+    await writer.close()
+    assert await task == 2
 
 
 async def test_a_batch_is_bounded_by_bytes(path: Path, writer: Writer) -> None:
@@ -79,7 +104,7 @@ async def test_a_batch_is_bounded_by_bytes(path: Path, writer: Writer) -> None:
 
 
 async def test_a_small_write_overtakes_the_big_ones_that_wait(writer: Writer) -> None:
-    """Beside ten uploads a message waits for the transaction under way and its own, not for a piece of each."""
+    """Beside ten uploads a message waits for the transaction under way, not for a piece of each of them."""
     begun = threading.Event()
     go_on = threading.Event()
     done: list[int] = []
@@ -91,7 +116,7 @@ async def test_a_small_write_overtakes_the_big_ones_that_wait(writer: Writer) ->
     def note(value: int, heard: bool) -> None:
         done.append(value)
 
-    blocker = asyncio.ensure_future(writer.run(block))
+    blocker = asyncio.ensure_future(writer.run(block, size=1_000_000))
     await asyncio.to_thread(begun.wait, 5)
     big = [asyncio.ensure_future(writer.run(Insert(n), size=1_000_000, done=note)) for n in range(10)]
     small = asyncio.ensure_future(writer.run(Insert(99), size=10_000, done=note))
@@ -100,6 +125,32 @@ async def test_a_small_write_overtakes_the_big_ones_that_wait(writer: Writer) ->
     await asyncio.gather(blocker, small, *big)
     assert done[0] == 99
     assert sorted(done) == [*range(10), 99]
+
+
+async def test_small_and_big_writes_take_turns(writer: Writer) -> None:
+    """Neither is put off for as long as the other keeps coming, and no small one pays for a big one's pages."""
+    begun = threading.Event()
+    go_on = threading.Event()
+    transactions: list[str] = []
+
+    def block(connection: sqlite3.Connection) -> None:
+        begun.set()
+        assert go_on.wait(5)
+
+    def write(connection: sqlite3.Connection, items: Sequence[str]) -> Sequence[str]:
+        transactions.append("".join(items))
+        return items
+
+    blocker = asyncio.ensure_future(writer.run(block, size=1_000_000))
+    await asyncio.to_thread(begun.wait, 5)
+    big = [writer.join(write, "B", size=600_000) for _ in range(6)]
+    small = [writer.join(write, "s", size=100_000) for _ in range(100)]
+    written = asyncio.gather(blocker, *big, *small)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    go_on.set()
+    await written
+    assert transactions == ["s" * 84, "BB", "s" * 16, "BB", "BB"]
 
 
 async def test_a_failing_operation_fails_alone_and_is_undone_whole(path: Path, writer: Writer) -> None:
