@@ -60,7 +60,7 @@ class Connection(asyncio.BufferedProtocol):
         self._replies: list[str] = []
         self._mute = listener.implicit
         self._unread = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None] | None] = set()
         self._take_after_tasks = self.take
         self._waiting_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -175,7 +175,7 @@ class Connection(asyncio.BufferedProtocol):
             await work
         except Exception as error:  # noqa: BLE001  the top of a task
             failure = error
-        self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+        self._tasks -= {asyncio.current_task()}
         if not self._tasks:
             self.take = self._take_after_tasks
             self._waiting_since = self.loop.time()

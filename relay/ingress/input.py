@@ -3,12 +3,16 @@
 Nothing in a line with a bare LF, bare CR or NUL is ever executed, however it arrives.
 """
 
-MAX_LINE = 12_288 + 2  # RFC 4954 §4: what an AUTH exchange may need
+import re
+
+MAX_LINE = 12_288 + 2  # RFC 4954 §4: what an AUTH exchange may need, and CRLF
 READ_AHEAD = 64 * 1024
 """Octets that wait here at most, but for those of one more read."""
 
 _MAX_DROPPED_LINE = 1024 * 1024
 _TLS_FIRST_OCTET = 0x16
+# What nearly every line looks like: it may be executed as it is.
+_ORDINARY = re.compile(rb"([^\x16\r\n\0][^\r\n\0]{0,12287})\r\n")
 _NOT_CLEAN = "500 5.5.2 Lines must end with CRLF and have no control characters"
 
 
@@ -68,6 +72,13 @@ class Input:
         octets, start = self._octets, self._taken
         if start == len(octets):
             return None
+        ordinary = _ORDINARY.match(octets, start)
+        if ordinary is not None and not self._amiss:
+            self._taken = ordinary.end()
+            return ordinary[1]
+        return self._take_any_line(octets, start)
+
+    def _take_any_line(self, octets: bytes, start: int) -> bytes | None:
         if octets[start] == _TLS_FIRST_OCTET:
             raise TlsError
         end = octets.find(b"\n", start)

@@ -79,8 +79,9 @@ class Intake:
 
     async def finish(self) -> bytes | StoredContent | None:
         """Return the whole content, or None if there is a refusal. What was held stays reserved until `close`."""
-        if self.refusal is None:
-            self._keep(self._content.finish())
+        last = self._content.finish() if self.refusal is None else b""
+        if last or self._content.problem is not None:
+            self._keep(last)
         if self.full:
             await self.move_to_store()
         if self.refusal is not None:

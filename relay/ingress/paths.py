@@ -7,7 +7,8 @@ the domain becomes canonical.
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from policy.names import InvalidNameError, parse_address_literal, to_domain
 
@@ -19,7 +20,7 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 
 # What nearly every path looks like. The last label starts with a letter, so that the name is no address.
 _ORDINARY = re.compile(
-    rf"<{_ATEXT}+(?:\.{_ATEXT}+)*@(?:{_LABEL}\.)*[A-Za-z](?:[A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?>".encode()
+    rf"<({_ATEXT}+(?:\.{_ATEXT}+)*)@((?:{_LABEL}\.)*[A-Za-z](?:[A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?)>".encode()
 )
 _DOT_STRING = re.compile(rf"(?:{_ATEXT}|[^\x00-\x7f])+(?:\.(?:{_ATEXT}|[^\x00-\x7f])+)*")
 _QUOTED_STRING = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e]|[^\x00-\x7f])*"')
@@ -38,8 +39,7 @@ class PathError(ValueError):
         self.needs_smtputf8 = needs_smtputf8
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(NamedTuple):
     """A mailbox. `mailbox` is local-part@destination; `destination` the canonical domain, or the literal, lower case.
 
     The null reverse-path has both empty; `<Postmaster>` has an empty destination.
@@ -57,12 +57,14 @@ def split_path(argument: bytes) -> tuple[bytes, bytes]:
     if not argument.startswith(b"<"):
         raise PathError("the path must stand in angle brackets")
     at = argument.find(b">")
-    if b'"' in argument[:at]:
+    if argument.find(b'"', 0, at) >= 0:
         at = _closing_bracket(argument)
     if at < 0:
         raise PathError("the path has no closing bracket")
     path, rest = argument[: at + 1], argument[at + 1 :]
-    if rest and not rest.startswith(b" "):
+    if not rest:
+        return path, rest
+    if not rest.startswith(b" "):
         raise PathError("parameters must be separated from the path by a space")
     return path, rest.strip(b" ")
 
@@ -83,6 +85,7 @@ def _closing_bracket(argument: bytes) -> int:
     return at
 
 
+@lru_cache(256)  # applications send from few addresses
 def parse_reverse_path(path: bytes, *, smtputf8: bool) -> Path:
     """Parse the path of MAIL; `<>` is the null reverse-path."""
     return NULL_PATH if path == b"<>" else _parse(path, smtputf8=smtputf8)
@@ -101,11 +104,10 @@ def parse_mailbox(text: str) -> Path:
 
 
 def _parse(path: bytes, *, smtputf8: bool) -> Path:
-    if len(path) <= _MAX_PATH and _ORDINARY.fullmatch(path):
-        local, _, domain = path[1:-1].decode("ascii").partition("@")
-        if len(local) <= _MAX_LOCAL:
-            name = domain.lower()
-            return Path(f"{local}@{name}", name)
+    ordinary = _ORDINARY.fullmatch(path) if len(path) <= _MAX_PATH else None
+    if ordinary is not None and len(ordinary[1]) <= _MAX_LOCAL:
+        name = ordinary[2].decode("ascii").lower()
+        return Path(f"{ordinary[1].decode('ascii')}@{name}", name)
     return _parse_any(path, smtputf8=smtputf8)
 
 

@@ -67,17 +67,21 @@ def received(
     What the client said of itself is cleaned, so that it can be neither another clause nor another field. There is
     no reverse name beside the address: the DNS is not asked while a client waits.
     """
+    before, after = _around_id(helo, address, hostname, protocol)
+    recipient = f"\r\n\tfor <{forward_path}>" if forward_path is not None and forward_path.isascii() else ""
+    date_time = _date_time(int(now.timestamp()))
+    return f"{before} id {queue_id}{recipient}{after};\r\n\t{date_time}\r\n".encode("ascii")
+
+
+@lru_cache(maxsize=128)
+def _around_id(helo: str, address: str, hostname: str, protocol: Protocol) -> tuple[str, str]:
+    """What is the same for all messages of a session: what goes before the id, and behind the recipient."""
     literal = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
-    lines = [
-        f"Received: from {_UNSAFE.sub('?', helo) or 'unknown'} ({literal})",
-        f"by {hostname} with {protocol.keyword} id {queue_id}",
-    ]
-    if forward_path is not None and forward_path.isascii():
-        lines.append(f"for <{forward_path}>")
     cipher = iana_cipher(protocol.tls_cipher)
-    if cipher is not None:
-        lines.append(f"tls {cipher}")
-    return ("\r\n\t".join(lines) + f";\r\n\t{_date_time(int(now.timestamp()))}\r\n").encode("ascii")
+    return (
+        f"Received: from {_UNSAFE.sub('?', helo) or 'unknown'} ({literal})\r\n\tby {hostname} with {protocol.keyword}",
+        f"\r\n\ttls {cipher}" if cipher is not None else "",
+    )
 
 
 @lru_cache(maxsize=1)

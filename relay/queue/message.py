@@ -130,16 +130,15 @@ class NewMessage:
     require_tls: bool = False
     tls_optional: bool = False
     client: Client = field(default_factory=Client)
+    size: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.recipients:
             raise ValueError("a message needs a recipient")
         if self.require_tls and self.tls_optional:
             raise ValueError("REQUIRETLS overrules TLS-Required: No")
-
-    @property
-    def size(self) -> int:
-        return len(self.content) if isinstance(self.content, bytes) else self.content.size
+        size = len(self.content) if isinstance(self.content, bytes) else self.content.size
+        object.__setattr__(self, "size", size)
 
 
 @value
