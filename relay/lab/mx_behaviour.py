@@ -9,6 +9,7 @@ from relay.lab.ca import CertificateKind
 from relay.lab.gate import Gate
 
 STANDARD_KEYWORDS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "ENHANCEDSTATUSCODES")
+WITH_REQUIRETLS = (*STANDARD_KEYWORDS, "REQUIRETLS")
 
 
 class Phase(Enum):

@@ -228,6 +228,8 @@ class MxSession(ScriptedConnection):
             self.put(b"552 5.3.4 Too big\r\n")
             return
         self._check_path(path, parameters)
+        if "REQUIRETLS" in parameters and not self.secured:
+            self._violation("REQUIRETLS without TLS")  # RFC 8689 §2
         if self.say(Phase.MAIL, b"250 2.1.0 Sender OK\r\n", path):
             self._transaction = _Transaction(reverse_path=path, parameters=parameters)
 

@@ -182,3 +182,15 @@ def test_a_command_is_one_line_whatever_it_is_made_of(path: str, envid: str, orc
 def test_what_a_host_lacks(fields: dict[str, Any], offered: Extensions, kind: FailureKind | None) -> None:
     failure = unmet_need(message(**fields), 1234, offered)
     assert (failure.kind if failure else None) is kind
+
+
+@pytest.mark.rfc("8689-2-b", "8689-4.2.1-o", "8689-4.2.1-p")
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("offered", [True, False])
+def test_requiretls_is_said_for_a_message_that_has_it_where_it_is_offered(*, said: bool, offered: bool) -> None:
+    letter = message(require_tls=said)
+    command = mail_command(letter, 1234, Extensions(requiretls=offered), smtputf8=False)
+    assert command == b"MAIL FROM:<sender@example.com>" + (b" REQUIRETLS" if said and offered else b"") + b"\r\n"
+    lacking = unmet_need(letter, 1234, Extensions(requiretls=offered))
+    assert (lacking is not None and lacking.kind is FailureKind.REQUIRETLS_MISSING) is (said and not offered)
+    assert unmet_need(replace(letter, envelope=envelope("")), 1234, Extensions(requiretls=offered)) is None

@@ -77,3 +77,11 @@ def test_rfc9422_limits(line: str, limits: tuple[int | None, ...]) -> None:
 def test_any_lines_can_be_read(lines: list[str]) -> None:
     read = offered(*lines)
     assert read.max_size is None or read.max_size > 0
+
+
+@pytest.mark.rfc("8689-2-j", "8689-2-a")
+def test_requiretls_counts_within_tls_alone() -> None:
+    reply = Reply(250, ("mx.test", "requiretls", "DSN"))
+    assert parse_extensions(reply, in_tls=True).requiretls
+    assert not parse_extensions(reply).requiretls
+    assert not parse_extensions(Reply(250, ("mx.test", "DSN")), in_tls=True).requiretls
