@@ -10,6 +10,7 @@ from policy.tls_facts import TlsFailure
 from relay.queue.attempt import (
     Action,
     Attempt,
+    DaneScope,
     FailureKind,
     HostAttempt,
     HostFailure,
@@ -144,3 +145,19 @@ def test_of_several_recipients_the_refused_one_counts() -> None:
     delivered, waiting = PROVEN.outcomes[0], REFUSED.outcomes[0]
     mixed = replace(REFUSED, hosts=(*REFUSED.hosts, GOOD), outcomes=(delivered, replace(waiting, recipient_id=2)))
     assert standing([mixed]) == (Standing.REFUSED, "certificate-expired")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FailureKind.REQUIRETLS_MISSING,
+        FailureKind.REQUIRETLS_TLS,
+        FailureKind.REQUIRETLS_CERTIFICATE,
+        FailureKind.MX_NOT_VALIDATED,
+        FailureKind.MX_VALIDATION_UNKNOWN,
+    ],
+)
+@pytest.mark.parametrize("dane", [None, DaneScope.DOMAIN])
+def test_what_a_message_demands_is_no_breach_of_what_the_domain_says(kind: FailureKind, dane: DaneScope | None) -> None:
+    found = failing(kind, level=Level.OPPORTUNISTIC, mx_match=MxMatch.NO_POLICY, dane=dane)
+    assert host_breach(found, refused(found)) is None

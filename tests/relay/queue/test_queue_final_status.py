@@ -1,5 +1,6 @@
 """One status for recipients whom no host took (design §6; exchange-online.md §3)."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -216,3 +217,27 @@ def test_where_a_policy_demands_tls_as_well_it_is_looked_up_anew() -> None:
     found = verdict(host(FailureKind.STARTTLS_MISSING, level=Level.VERIFIED, dane=DaneScope.DOMAIN))
     assert (found.refused, found.refused_by_dane) == (True, False)
     assert verdict(host(FailureKind.DANE_CERTIFICATE, level=Level.VERIFIED, dane=DaneScope.HOST)).refused_by_dane
+
+
+REQUIRETLS_LACKING = host(FailureKind.REQUIRETLS_MISSING, Phase.EHLO)
+
+
+@pytest.mark.rfc("8689-4.2.1-m", "8689-4.2.1-n", "8689-7-a", "code-o")
+@pytest.mark.parametrize(
+    ("hosts", "status", "refused"),
+    [
+        ((REQUIRETLS_LACKING,), "5.7.30", False),
+        ((host(FailureKind.MX_NOT_VALIDATED, Phase.ROUTE), REQUIRETLS_LACKING), "5.7.30", False),
+        ((host(FailureKind.MX_VALIDATION_UNKNOWN, Phase.ROUTE), REQUIRETLS_LACKING), "4.7.30", True),
+        ((host(FailureKind.REQUIRETLS_TLS, Phase.STARTTLS), REQUIRETLS_LACKING), "4.7.10", True),
+        ((host(FailureKind.REQUIRETLS_CERTIFICATE, Phase.HANDSHAKE, tls=EXPIRED), REQUIRETLS_LACKING), "4.7.30", True),
+        ((host(FailureKind.TIMEOUT, Phase.CONNECT), REQUIRETLS_LACKING), "4.4.315", False),
+        ((host(FailureKind.DNS_UNKNOWN, Phase.ROUTE), REQUIRETLS_LACKING), "4.4.312", False),
+        ((host(FailureKind.NO_ADDRESS, Phase.ROUTE), REQUIRETLS_LACKING), "5.7.30", False),
+    ],
+)
+def test_requiretls_is_final_only_where_waiting_cannot_help(
+    hosts: tuple[HostAttempt, ...], status: str, *, refused: bool
+) -> None:
+    verdict = host_verdict([replace(one, level=Level.OPPORTUNISTIC) for one in hosts], None, domain="d.test")
+    assert (str(verdict.status), verdict.refused, verdict.refused_by_dane) == (status, refused, refused)
