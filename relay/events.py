@@ -124,6 +124,11 @@ def hostname_is_example(hostname: str) -> None:
     log.warning("config.example_hostname", extra={"hostname": hostname})
 
 
+def config_lax(setting: str, meaning: str) -> None:
+    """A setting protects less than the relay could; said at each start and reload."""
+    log.warning("config.lax", extra={"setting": setting, "meaning": meaning})
+
+
 def ndr_route_bad(domain: str, reason: str) -> None:
     """An NDR to this domain of ours would not arrive: set ndr.route."""
     log.warning("ndr.no_route", extra={"domain": domain, "reason": reason, "setting": "ndr.route"})

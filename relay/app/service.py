@@ -16,7 +16,8 @@ from relay.app.state_dir import StateDirLock
 from relay.app.systemd import ServiceManager
 from relay.app.version import event_loop, version
 from relay.app.worker_process import Launcher, own_program
-from relay.config import ConfigError, Settings, load
+from relay.config import ConfigError, Settings, laxities, load
+from relay.config.problems import key_name
 from relay.config.quantities import HostPort
 from relay.logs import LogOutput
 
@@ -32,6 +33,7 @@ async def serve(config: Path, settings: Settings, *, logs: LogOutput, log: Share
         loop.add_signal_handler(number, _put, signals, number)
     if settings.relay.hostname == Settings().relay.hostname:
         events.hostname_is_example(settings.relay.hostname)
+    _warn(settings)
     try:
         async with _serving(settings, log) as relay:
             _say_started(relay, config)
@@ -109,3 +111,9 @@ async def reload(relay: Serving, config: Path, logs: LogOutput) -> None:
     if need_restart is not None:
         logs.configure(settings.log.format, settings.log.level)
         events.config_reloaded(str(config), need_restart)
+        _warn(settings)
+
+
+def _warn(settings: Settings) -> None:
+    for laxity in laxities(settings):
+        events.config_lax(key_name(laxity.path), laxity.text)

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from relay.config.checks import impossible, unusable
+from relay.config.checks import impossible, laxities, unusable
 from relay.config.models import Settings
 from relay.config.problems import ConfigError, KeyPath, Problem, find_lines, in_plain_words, line_of
 
-__all__ = ["ConfigError", "Problem", "Settings", "from_json", "load", "parse", "render", "to_json"]
+__all__ = ["ConfigError", "Problem", "Settings", "from_json", "laxities", "load", "parse", "render", "to_json"]
 
 _MAX_FILE = 1 << 20
 

@@ -100,6 +100,24 @@ def _listener(path: KeyPath, listener: ListenerTable, settings: Settings) -> Ite
         yield Problem((*path, "proxy_protocol"), 'does not go together with tls = "implicit"')
 
 
+def laxities(settings: Settings) -> Iterator[Problem]:
+    """Yield what may be wanted, but protects less than the relay could: to be said, so that nobody forgets it."""
+    if (text := _LAX_MODES.get(settings.mta_sts.mode)) is not None:
+        yield Problem(("mta_sts", "mode"), text)
+
+
+_LAX_MODES = {
+    "report-only": (
+        '"report-only" delivers what policies (MTA-STS) forbid, over any TLS or none; `mta-sts-relay report '
+        "enforcement` shows what would be blocked; DANE is no part of this"
+    ),
+    "off": (
+        '"off" looks no policy (MTA-STS) up: mail leaves over any TLS or none, to any host; with "report-only", '
+        "`mta-sts-relay report enforcement` would show what would be blocked"
+    ),
+}
+
+
 def unusable(settings: Settings) -> Iterator[Problem]:
     """Yield what cannot work on this machine: files that cannot be read, a state_dir that cannot be written."""
     if (reason := _not_writable(settings.relay.state_dir)) is not None:

@@ -80,7 +80,10 @@ def failed(status: str) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One row of the table. `taken_by` names the only host that may have taken a message, where it matters."""
+    """One row of the table. `taken_by` names the only host that may have taken a message, where it matters.
+
+    `report_only`: the relay is to run with `mta_sts.mode = "report-only"`.
+    """
 
     domain: str
     title: str
@@ -91,6 +94,7 @@ class Scenario:
     between: Step | None = None
     second_message: bool = False
     taken_by: str = ""
+    report_only: bool = False
 
     @property
     def recipient(self) -> str:

@@ -25,6 +25,7 @@ def _case(
     between: DomainStep | None = None,
     second_message: bool = False,
     taken_by: str = "",
+    report_only: bool = False,
 ) -> Scenario:
     """Make a scenario of hosts mx1, mx2, ... in order of preference; names in `policy` are relative to the domain."""
     domain = f"{name}.test"
@@ -49,6 +50,7 @@ def _case(
         between=between_here if between is not None else None,
         second_message=second_message,
         taken_by=f"{taken_by}.{domain}" if taken_by else "",
+        report_only=report_only,
     )
 
 
@@ -326,5 +328,23 @@ SCENARIOS: tuple[Scenario, ...] = (
         "delivered on retry",
         _OPPORTUNISTIC,
         MxBehaviour(replies={Phase.RCPT: greylist()}),
+    ),
+    _case(
+        "report-only",
+        "report-only; enforce, certificate expired",
+        "delivered all the same",
+        _OPPORTUNISTIC,
+        MxBehaviour(certificate=CertificateKind.EXPIRED),
+        policy=_ENFORCE,
+        report_only=True,
+    ),
+    _case(
+        "report-only-dane",
+        "report-only; TLSA record of another certificate",
+        _ENFORCED,
+        deferred("4.7.323"),
+        _GOOD,
+        then=_tlsa_of_another,
+        report_only=True,
     ),
 )

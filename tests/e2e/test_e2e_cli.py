@@ -190,3 +190,11 @@ async def test_config_check_warns_of_an_ndr_that_could_not_arrive(scene: Scene, 
     assert status == 0
     assert "warning: an NDR to legacy.test would not arrive" in out
     assert "set ndr.route" in out
+    assert "mta_sts.mode" not in out
+
+
+async def test_config_check_warns_of_what_is_not_enforced(scene: Scene) -> None:
+    scene.configure(QUICK_RETRIES + '[mta_sts]\nmode = "report-only"\n')
+    status, out, _ = await scene.cli("config", "check")
+    assert status == 0
+    assert 'warning: mta_sts.mode: "report-only" delivers what policies (MTA-STS) forbid' in out

@@ -49,6 +49,8 @@ async def test_report_only_delivers_and_tells_exactly_what_enforce_refuses(scene
         scene.configure(QUICK_RETRIES + '[mta_sts]\nmode = "report-only"\n')
         relay.send_signal(signal.SIGHUP)
         await relay.wait_for(is_event("config.reloaded"))
+        warning = await relay.wait_for(is_event("config.lax", setting="mta_sts.mode"))
+        assert (warning["level"], "report enforcement" in warning["meaning"]) == ("warning", True)
         delivered = {name: await scene.settled(queue_id, "delivered") for name, queue_id in ids.items()}
         assert {name: one["policy_breach"] for name, one in delivered.items()} == REASONS
         assert not any(one["refused_by_policy"] for one in delivered.values())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from relay.config import ConfigError, Settings, load, parse, render
+from relay.config import ConfigError, Settings, laxities, load, parse, render
 from relay.config.quantities import HostPort
 
 ROOT = Path(__file__).parents[3]
@@ -418,3 +418,18 @@ def test_a_key_that_cannot_sign_reports_is_told(tmp_path: Path, kind: str, told:
 
 def test_with_tls_reports_off_no_key_is_looked_at(tmp_path: Path) -> None:
     assert load(write(tmp_path / "config.toml", TLSRPT.replace('"on"', '"off"'))).tlsrpt.mode == "off"
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("enforce", ()),
+        ("report-only", ("delivers what policies (MTA-STS) forbid", "`mta-sts-relay report enforcement`")),
+        ("off", ("any TLS or none", "`mta-sts-relay report enforcement`")),
+    ],
+)
+def test_what_protects_less_is_said(mode: str, says: tuple[str, ...]) -> None:
+    told = [str(one) for one in laxities(parse(f'[mta_sts]\nmode = "{mode}"\n', base=Path("/")))]
+    assert len(told) == bool(says)
+    assert all(text in told[0] for text in says)
+    assert all(one.startswith("mta_sts.mode: ") for one in told)
