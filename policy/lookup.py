@@ -100,6 +100,8 @@ class PolicyService:
                 pass
             case _ if cached is not None:
                 record_id = cached.record_id
+                if isinstance(discovery, NoRecord) and (problem := _standing_problem(state, discovery, cached)):
+                    self._observer.discovery_failed(policy_domain, problem, cached)
             case _:
                 return await self.findings(policy_domain, recheck=True)
         fetched = await self._fetch_once(policy_domain, record_id, anyway=True)
@@ -185,6 +187,9 @@ class PolicyService:
         )
         self._tell(await self._store.note_failure(state.policy_domain, failure))
         cached = live_policy(state, now)
+        # RFC 8461 §6: a domain whose policy says none need not hear of it, unless its record announces another one.
+        if cached is None or cached.policy.mode is not Mode.NONE or cached.record_id != record_id:
+            self._observer.discovery_failed(state.policy_domain, problem, cached)
         if cached is None:
             return _Fetched(policy=None, failure=failure, result=LookupResult.FAILED)
         if cached.policy.mode is not Mode.NONE:

@@ -3,7 +3,7 @@
 from enum import Enum
 from typing import Protocol
 
-from policy.findings import CachedPolicy, FetchFailure, LookupResult
+from policy.findings import CachedPolicy, FetchFailure, FetchProblem, LookupResult
 from policy.journal import JournalEntry
 from policy.mta_sts import Mode
 from policy.requirement import ResultType
@@ -59,6 +59,13 @@ class PolicyObserver(Protocol):
         """A live policy could not be fetched anew: an alert, so never for mode none (RFC 8461 §3.3, §10.2)."""
         ...
 
+    def discovery_failed(self, policy_domain: str, problem: FetchProblem, cached: CachedPolicy | None) -> None:
+        """There should be a policy, and it could not be had anew: for reports, once a try (RFC 8461 §6).
+
+        `cached` is the live one that stays in force, None if there is none.
+        """
+        ...
+
     def unknown_given_up(self, policy_domain: str) -> None:
         """The grace for a domain whose `_mta-sts` gets no answer is over: mail goes as without policy."""
         ...
@@ -76,5 +83,7 @@ class NullObserver:
     def policy_changed(self, entry: JournalEntry) -> None: ...
 
     def refresh_failed(self, cached: CachedPolicy, failure: FetchFailure) -> None: ...
+
+    def discovery_failed(self, policy_domain: str, problem: FetchProblem, cached: CachedPolicy | None) -> None: ...
 
     def unknown_given_up(self, policy_domain: str) -> None: ...

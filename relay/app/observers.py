@@ -1,11 +1,12 @@
 """What policies and DNS have to tell, into metrics and the log."""
 
-from policy.findings import CachedPolicy, FetchFailure, LookupResult
+from policy.findings import CachedPolicy, FetchFailure, FetchProblem, LookupResult
 from policy.journal import JournalEntry
 from policy.mta_sts import Mode
 from policy.observer import DnsResult, RecordType
 from policy.requirement import ResultType
 from relay import events
+from relay.app.discovery_failures import DiscoveryFailures
 from relay.metrics import Metrics
 
 NO_POLICY = "no-policy"
@@ -15,8 +16,10 @@ NO_POLICY = "no-policy"
 class Observer:
     """Implements policy.observer.DnsObserver and PolicyObserver."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, reported: DiscoveryFailures | None = None) -> None:
+        """`reported` takes what TLS reports tell of policies, None where there are none."""
         self._metrics = metrics
+        self._reported = reported
 
     def dns_asked(self, record_type: RecordType, result: DnsResult) -> None:
         self._metrics.dns_lookups.labels(record_type.value, result.value).inc()
@@ -36,6 +39,10 @@ class Observer:
 
     def refresh_failed(self, cached: CachedPolicy, failure: FetchFailure) -> None:
         events.policy_refresh_failed(cached, failure)
+
+    def discovery_failed(self, policy_domain: str, problem: FetchProblem, cached: CachedPolicy | None) -> None:
+        if self._reported is not None:
+            self._reported.note(policy_domain, problem, cached)
 
     def unknown_given_up(self, policy_domain: str) -> None:
         self._metrics.policy_unknown_given_up.inc()

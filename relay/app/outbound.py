@@ -17,6 +17,7 @@ from policy.resolver import DnsResolver, system_nameservers
 from policy.store import PolicyFetcher, PolicyStore
 from policy.tls import TlsContexts
 from relay.app import plain
+from relay.app.discovery_failures import DiscoveryFailures
 from relay.app.observers import Observer
 from relay.clock import Clock
 from relay.config import Settings
@@ -75,11 +76,12 @@ def build_outbound(
     clock: Clock,
     metrics: Metrics,
     watch: Watch = NO_WATCH,
+    failures: DiscoveryFailures | None = None,
 ) -> Outbound:
-    """Raises ValueError if the CA file cannot be used."""
+    """Raises ValueError if the CA file cannot be used. `failures` hears of policies for TLS reports, if they are on."""
     delivery, tls = settings.delivery, settings.tls
     ca_file = str(tls.ca_file or "")
-    observer = Observer(metrics)
+    observer = Observer(metrics, failures if plain.counts_sessions(settings) else None)
     store = CachedPolicyStore(policy_store, timer=time.monotonic)
     resolver = DnsResolver(
         nameservers=plain.name_servers(settings) or system_nameservers() or LOCAL_RESOLVER,
@@ -125,6 +127,7 @@ def build_outbound(
         clock=clock,
         source_addresses=delivery.source_addresses,
         observe=watch.connection,
+        counts_sessions=plain.counts_sessions(settings),
     )
     pool = ConnectionPool(
         connector=connector,

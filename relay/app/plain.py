@@ -97,6 +97,11 @@ def reporter(settings: Settings) -> Reporter:
     return Reporter(organization_name=settings.tlsrpt.organization_name, contact=settings.tlsrpt.contact)
 
 
+def counts_sessions(settings: Settings) -> bool:
+    """Whether TLS sessions are counted: only where reports are to tell of them (RFC 8460 §8)."""
+    return settings.tlsrpt.mode == "on"
+
+
 def freshness_settings(settings: Settings) -> FreshnessSettings:
     return FreshnessSettings(unknown_grace=settings.mta_sts.unknown_grace)
 

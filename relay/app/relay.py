@@ -17,6 +17,7 @@ from relay.admin.server import AdminServer
 from relay.app import plain
 from relay.app.clock import SystemClock
 from relay.app.dane_probe import watch_dnssec
+from relay.app.discovery_failures import DiscoveryFailures
 from relay.app.health import Health
 from relay.app.ndr_route import bad_ndr_routes
 from relay.app.operating import new_incarnation
@@ -83,6 +84,7 @@ class Relay:
         self._clock = clock
         self._new_id = QueueIds(part.number if part is not None else 0, self._clock.now, secrets.token_bytes)
         self._slots = Slots(settings=self._bounds or plain.slot_settings(settings), timer=time.monotonic)
+        self._failures = DiscoveryFailures(records=store, clock=clock)
         self._outbound = self._build_outbound(settings)
         self._retired: list[Outbound] = []
         self._tally = Tally(self.metrics)
@@ -138,7 +140,12 @@ class Relay:
 
     def _build_outbound(self, settings: Settings) -> Outbound:
         return build_outbound(
-            settings, policy_store=self._policies, slots=self._slots, clock=self._clock, metrics=self.metrics
+            settings,
+            policy_store=self._policies,
+            slots=self._slots,
+            clock=self._clock,
+            metrics=self.metrics,
+            failures=self._failures,
         )
 
     def _build_worker(self) -> DeliveryWorker:
@@ -152,6 +159,7 @@ class Relay:
             tally=self._tally,
             schedule=plain.schedule_settings(self.settings),
             spread=random.random,
+            counts_sessions=plain.counts_sessions(self.settings),
         )
 
     def _notices(self) -> NoticeWriter:
@@ -200,6 +208,7 @@ class Relay:
         tell_build(self.metrics, self._clock.now())
         self._group = group
         self._run("delivery", self._dispatcher.run())
+        self._run("failed policy fetches", self._failures.run())
         if self._admin is not None:
             self.metrics.workers.set(1)
             self._run("http", self._admin.run())
@@ -306,6 +315,7 @@ class Relay:
             transport=self._outbound.pool,
             notices=self._notices(),
             schedule=plain.schedule_settings(new),
+            counts_sessions=plain.counts_sessions(new),
         )
         if self._reports is not None:
             self._reports.use(means)

@@ -13,17 +13,18 @@ from enum import Enum
 
 from policy.names import IPAddress, parse_address_literal
 from policy.requirement import Level, MxMatch, Requirement, ResultType
-from policy.tls import TlsContexts, classify, describe_session
+from policy.tls import TlsContexts, describe_session
 from policy.tls_facts import TlsFailure
 from relay.clock import Clock
 from relay.delivery.commands import REQUIRETLS_MISSING
+from relay.delivery.host_failures import host_failure, no_starttls, tls_failure
 from relay.delivery.link import QUIT_LIMIT, Link
 from relay.delivery.negotiation import UNTOLD, Countable, Negotiation
 from relay.delivery.protocol import LinkError
 from relay.delivery.remembered import RememberedHosts
 from relay.delivery.seam import HostError, LinkObserver, NullLinkObserver, SessionFacts, Target
 from relay.delivery.timeouts import Timeouts
-from relay.queue.attempt import FailureKind, HostFailure, Phase, Security
+from relay.queue.attempt import FailureKind, Security
 from relay.status import Reply
 
 CONCESSION_REMEMBERED = timedelta(hours=1)
@@ -147,9 +148,9 @@ class Connector:
             connection = await self._as_required(target, requirement)
         except HostError as error:
             kind = error.failure.kind
-            tls_failure = None if kind.dane or kind.route else _tls_failure(error)
-            noted = mismatch or tls_failure
-            if tls_failure is None:
+            failed = None if kind.dane or kind.route else tls_failure(error)
+            noted = mismatch or failed
+            if failed is None:
                 error.testing_failure = noted
                 raise
         else:
@@ -214,7 +215,7 @@ class Connector:
         except LinkError as error:
             link.leave()
             ends = link.ends(target.address) if self._counts_sessions else UNTOLD
-            failed = HostError(_host_failure(error, requirement), link.phase, ends=ends)
+            failed = HostError(host_failure(error, requirement), link.phase, ends=ends)
             observer.ended(failed)
             raise failed from error
         except BaseException:
@@ -324,63 +325,13 @@ def _facts(link: Link, security: Security) -> SessionFacts:
     return SessionFacts(security=security, tls=describe_session(link.tls) if link.tls else None)
 
 
-_BY_ROUTE = {
-    FailureKind.CERTIFICATE: FailureKind.ROUTE_CERTIFICATE,
-    FailureKind.STARTTLS_MISSING: FailureKind.ROUTE_TLS,
-    FailureKind.STARTTLS_REFUSED: FailureKind.ROUTE_TLS,
-    FailureKind.HANDSHAKE: FailureKind.ROUTE_TLS,
-}
-_BY_MESSAGE = {
-    FailureKind.CERTIFICATE: FailureKind.REQUIRETLS_CERTIFICATE,
-    FailureKind.STARTTLS_MISSING: FailureKind.REQUIRETLS_TLS,
-    FailureKind.STARTTLS_REFUSED: FailureKind.REQUIRETLS_TLS,
-    FailureKind.HANDSHAKE: FailureKind.REQUIRETLS_TLS,
-}
-
-
-def _host_failure(error: LinkError, requirement: Requirement) -> HostFailure:
-    """Say what went wrong, and whether it is the route alone that minds, or the message."""
-    failure = _as_failure(error)
-    about_certificate = failure.kind is FailureKind.CERTIFICATE
-    if requirement.level is not Level.OPPORTUNISTIC or (requirement.dane is not None and not about_certificate):
-        return failure
-    if requirement.by_route or (requirement.route is not None and not about_certificate):
-        return replace(failure, kind=_BY_ROUTE.get(failure.kind, failure.kind))
-    if requirement.requiretls:
-        return replace(failure, kind=_BY_MESSAGE.get(failure.kind, failure.kind))
-    return failure
-
-
-def _as_failure(error: LinkError) -> HostFailure:
-    """Put it in our words; of a TLS failure also what it is in a report (RFC 8460 §4.3)."""
-    if error.kind is FailureKind.HANDSHAKE:
-        tls = classify(error)
-        # In a handshake only a certificate gives another result type than validation-failure.
-        handshake = tls.result_type is ResultType.VALIDATION_FAILURE
-        kind = FailureKind.HANDSHAKE if handshake else FailureKind.CERTIFICATE
-        return HostFailure(kind=kind, detail=tls.detail, tls=tls)
-    if error.tls is not None:
-        return HostFailure(kind=error.kind, detail=error.detail, tls=error.tls)
-    if error.kind.refusal:
-        return HostFailure(kind=error.kind, detail=error.detail, reply=error.reply, tls=_no_starttls(error.detail))
-    return HostFailure(kind=error.kind, detail=error.detail, reply=error.reply)
-
-
-def _tls_failure(error: HostError) -> TlsFailure | None:
-    """Return what of TLS failed, if that is what failed: a host that knows no EHLO offers no STARTTLS either."""
-    reply = error.failure.reply
-    if error.phase is Phase.EHLO and reply is not None and reply.permanent:
-        return _no_starttls("the host refuses EHLO")
-    return error.failure.tls
-
-
 def _established(connection: Connection, day: date) -> Countable | None:
     """Return what is to be counted of a connection; None for plaintext because TLS failed there within the hour."""
     waived = connection.facts.testing_failure or connection.tls_given_up
     if waived is None and connection.facts.tls is None:
         if connection.link.offered.starttls:
             return None
-        waived = _no_starttls("the host does not offer STARTTLS")
+        waived = no_starttls("the host does not offer STARTTLS")
     requirement = connection.target.requirement
     amiss = waived is not None or (requirement.dane is not None and not requirement.by_dane)
     ends = connection.link.ends(connection.target.address) if amiss else UNTOLD
@@ -391,11 +342,7 @@ def _failed(requirement: Requirement, error: HostError, day: date) -> Countable 
     """Return what is to be counted where TLS is what failed, or what mode testing has to tell of (RFC 8460 §4.3.4)."""
     failure = error.failure
     if requirement.demands_tls and failure.tls is None:
-        failure = replace(failure, tls=_tls_failure(error))
+        failure = replace(failure, tls=tls_failure(error))
     if failure.tls is None and error.testing_failure is None:
         return None
     return Countable(Negotiation(day=day, failure=failure, waived=error.testing_failure, ends=error.ends))
-
-
-def _no_starttls(detail: str) -> TlsFailure:
-    return TlsFailure(result_type=ResultType.STARTTLS_NOT_SUPPORTED, reason="StartTlsNotSupported", detail=detail)

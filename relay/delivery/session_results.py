@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 
 from policy.answers import UnknownReason
-from policy.findings import Findings, SecureTlsa, TlsaUnknown
+from policy.findings import CachedPolicy, FetchProblem, Findings, SecureTlsa, TlsaUnknown
 from policy.mta_sts import policy_lines
+from policy.one_line import one_line
 from policy.requirement import MxMatch, PolicyType, Refusal, RefusalReason, Requirement, ResultType
 from policy.tls_facts import TlsFailure
 from relay.delivery.hosts import Host
@@ -58,6 +59,17 @@ def refusal_results(domain: str, host: Host, findings: Findings | None, day: dat
         failure_reason_code=verdict.reason.value,
     )
     return (TlsResult(day=day, recipient_domain=domain, policy=policy, failures=(failure,)),)
+
+
+def discovery_result(policy_domain: str, problem: FetchProblem, cached: CachedPolicy | None, day: date) -> TlsResult:
+    """Return what is to be told of a policy that could not be had (RFC 8460 §4.3.2.2, RFC 8461 §6).
+
+    It counts for each try to fetch it, not for each message that meanwhile goes under the cached policy or without
+    one: those have sessions, which are counted as what they are.
+    """
+    policy = _published(cached) if cached else ReportedPolicy(policy_type=PolicyType.STS, policy_domain=policy_domain)
+    failure = SessionFailure(result_type=problem.result_type, failure_reason_code=one_line(problem.detail))
+    return TlsResult(day=day, recipient_domain=policy_domain, policy=policy, failures=(failure,))
 
 
 _Failures = tuple[TlsFailure, ...]
@@ -137,12 +149,15 @@ def _is_servfail(host: Host) -> bool:
 def _sts_policy(findings: Findings | None) -> ReportedPolicy:
     assert findings is not None, "a policy judged the host"
     assert findings.cached is not None, "a policy judged the host"
-    policy = findings.cached.policy
+    return _published(findings.cached)
+
+
+def _published(cached: CachedPolicy) -> ReportedPolicy:
     return ReportedPolicy(
         policy_type=PolicyType.STS,
-        policy_domain=findings.cached.policy_domain,
-        policy_string=_capped(policy_lines(policy.text)),
-        mx_host=_capped(policy.mx),
+        policy_domain=cached.policy_domain,
+        policy_string=_capped(policy_lines(cached.policy.text)),
+        mx_host=_capped(cached.policy.mx),
     )
 
 

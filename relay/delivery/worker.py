@@ -99,12 +99,21 @@ class DeliveryWorker:
         self._runs: dict[int, _Run] = {}
         self._draining = False
 
-    def use(self, *, router: Router, transport: Transport, notices: NoticeWriter, schedule: ScheduleSettings) -> None:
+    def use(
+        self,
+        *,
+        router: Router,
+        transport: Transport,
+        notices: NoticeWriter,
+        schedule: ScheduleSettings,
+        counts_sessions: bool = False,
+    ) -> None:
         """Go on under new settings; an attempt under way may see some of the old ones and some of the new."""
         self._router = router
         self._transport = transport
         self._notices = notices
         self._schedule = schedule
+        self._counts_sessions = counts_sessions
 
     def drain(self) -> None:
         """Begin no further transaction: attempts under way end after the one they are in."""

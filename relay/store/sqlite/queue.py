@@ -16,6 +16,7 @@ from typing import Protocol, Self, TypeVar
 
 from relay.clock import Clock
 from relay.queue.message import HoldReason, Job, NewMessage, Origin, State
+from relay.queue.tls_results import TlsResult
 from relay.store.headers import header_section
 from relay.store.protocols import (
     Destination,
@@ -34,7 +35,7 @@ from relay.store.sqlite.intake import Arrival, LeaseTerms
 from relay.store.sqlite.reader import Reader
 from relay.store.sqlite.room import Room, free_on_disk
 from relay.store.sqlite.rows import duration_us, to_us
-from relay.store.sqlite.tls_results import forget_old_results
+from relay.store.sqlite.tls_results import add_results, forget_old_results
 from relay.store.sqlite.upload import SqliteUpload
 from relay.store.sqlite.writer import Writer
 
@@ -184,6 +185,10 @@ class SqliteQueueStore:
         ending = settling.settled(settlement, now, self._terms(now))
         at_once = bool(ending.waiting) and not settlement.retry_in
         await self._end(ending, wake=at_once or bool(settlement.notices), patient=True)
+
+    async def record(self, results: Sequence[TlsResult]) -> None:
+        """Count TLS results that no settlement tells of (design §5)."""
+        await self._writer.run(lambda connection: add_results(connection, results))
 
     async def renew(self, jobs: Sequence[Job] | None = None) -> None:
         await self._writer.run(partial(leasing.renew, jobs=jobs, terms=self._terms(self._now())))

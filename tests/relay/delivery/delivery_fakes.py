@@ -185,6 +185,8 @@ def _facts(target: Target, host: FakeHost) -> SessionFacts:
             if target.requirement.mx_match is MxMatch.NOT_MATCHED:
                 failure = _tls_failure(FailureKind.HANDSHAKE)  # RFC 8461 App. B: the name is looked at first
             return SessionFacts(security=Security.OPPORTUNISTIC, tls=SESSION, testing_failure=failure)
+        case Level.ENCRYPTED:
+            raise AssertionError("no policy asks for that")
         case Level.OPPORTUNISTIC:
             plain = host.tls in (FailureKind.STARTTLS_MISSING, FailureKind.STARTTLS_REFUSED, FailureKind.HANDSHAKE)
             return SessionFacts(

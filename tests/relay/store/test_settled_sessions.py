@@ -9,7 +9,7 @@ import pytest
 from opening import check_file, open_store
 from policy_fakes import ManualClock
 from queue_store_contract import claim_one, message, settlement
-from tls_report_makers import DAY, EXPIRED, STS, TLSA, result
+from tls_report_makers import DAY, EXPIRED, FETCH, STS, TLSA, result
 
 from relay.queue.tls_results import TlsResult
 from relay.store.protocols import LeaseLostError, Verdict
@@ -75,3 +75,12 @@ async def test_sessions_are_forgotten_when_their_reports_are_over(
     clock.move(timedelta(days=1))
     await store.sweep()
     assert await counted(path) == set()
+
+
+@pytest.mark.rfc("8460-4.3.2.2-a", "8460-4.2-i")
+async def test_what_no_settlement_tells_of_is_counted_alone(path: Path, store: SqliteQueueStore) -> None:
+    await store.enqueue(message("Q1"))
+    settled = settlement(await claim_one(store), Verdict.DELIVERED)
+    await store.settle(replace(settled, tls_results=(result(),)))
+    await store.record([result(STS, FETCH), result()])
+    assert await counted(path) == {result(sessions=2), result(STS, FETCH)}
