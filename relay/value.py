@@ -1,7 +1,9 @@
-"""What a frozen value is made of where each message makes dozens of them. **Pure.**"""
+"""Frozen values and closed choices that cost no more than need be: each message makes and reads dozens. **Pure.**"""
 
 from dataclasses import dataclass, field
-from typing import TypeVar, dataclass_transform
+from enum import Enum
+from operator import attrgetter
+from typing import TYPE_CHECKING, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -14,3 +16,11 @@ def value(cls: type[T]) -> type[T]:
     object of ten fields takes three times as long to make: four microseconds.
     """
     return dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
+
+
+class Choice(Enum):
+    """An Enum. In Python 3.11 to read a member's value and to look a member up runs Python code of Enum's own."""
+
+    if not TYPE_CHECKING:
+        value = property(attrgetter("_value_"))
+        __hash__ = object.__hash__

@@ -9,12 +9,12 @@ more with each message that is taken, and half as many when no host of it is to 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TypeVar
 
 from policy.names import IPAddress
 from relay.delivery.concurrency import FIRST_LIMIT, Window, one_too_many, overloaded
 from relay.queue.attempt import HostFailure, Phase
+from relay.value import Choice
 
 PROVEN_SECONDS = 600.0
 _MAX_REMEMBERED = 20_000
@@ -23,7 +23,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Standing(Enum):
+class Standing(Choice):
     """What is known of a domain's hosts."""
 
     PROVEN = "proven"

@@ -9,9 +9,10 @@ from relay.queue.message import HoldReason
 from relay.queue.notice import NoticeKind
 from relay.queue.settle import Decision
 from relay.store.protocols import Verdict
+from relay.value import Choice
 
 
-class AttemptResult(Enum):
+class AttemptResult(Choice):
     """How an attempt at a job ended; the metric's label."""
 
     DELIVERED = "delivered"
@@ -91,15 +92,15 @@ class Tally:
             self._metrics.requiretls_recipients.labels(result.value).inc()
 
     def _deliveries(self, attempt: Attempt) -> None:
-        versions = {(host.mx_host, host.address): host.tls.version for host in attempt.hosts if host.tls}
         for outcome in attempt.outcomes:
             if outcome.action is Action.DELIVERED and outcome.security is not None and outcome.remote_mta is not None:
-                version = versions.get((outcome.remote_mta, outcome.remote_address), "none")
+                host = attempt.host_of(outcome)
+                version = host.tls.version if host is not None and host.tls is not None else "none"
                 self._metrics.deliveries.labels(outcome.security.value, version).inc()
 
 
 def _result(decision: Decision) -> AttemptResult:
-    verdicts = {settled.verdict for settled in decision.recipients}
-    if len(verdicts) > 1:
+    first, *others = decision.recipients
+    if any(one.verdict is not first.verdict for one in others):
         return AttemptResult.MIXED
-    return _RESULTS[verdicts.pop()]
+    return _RESULTS[first.verdict]

@@ -14,13 +14,14 @@ from relay.ingress.users import Users
 from relay.metrics import Metrics
 from relay.queue.message import Job
 from relay.store.protocols import QueueStore
+from relay.value import Choice
 
 Dispatch = Callable[[Sequence[Job]], None]
 LeaseFor = Callable[[frozenset[str]], frozenset[str]]
 NewId = Callable[[], str]
 
 
-class ConnectionResult(Enum):
+class ConnectionResult(Choice):
     """How a connection began."""
 
     ACCEPTED = "accepted"
@@ -28,7 +29,7 @@ class ConnectionResult(Enum):
     NOT_A_PROXY = "not-a-proxy"
 
 
-class MessageResult(Enum):
+class MessageResult(Choice):
     """What was answered to a message: at MAIL when it was refused there, else at its end."""
 
     ACCEPTED = "accepted"

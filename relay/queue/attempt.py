@@ -4,15 +4,14 @@ The record is stored; NDR, `queue show`, trace and logs are views of it.
 """
 
 from datetime import datetime
-from enum import Enum
 
 from policy.requirement import Level, MxMatch
 from policy.tls_facts import TlsFailure, TlsSession
 from relay.status import Reply, Status
-from relay.value import value
+from relay.value import Choice, value
 
 
-class Phase(Enum):
+class Phase(Choice):
     """How far a host came; ordered as SMTP goes, so that "the host that came furthest" can be asked."""
 
     ROUTE = 0
@@ -28,7 +27,7 @@ class Phase(Enum):
     END_OF_DATA = 10
 
 
-class FailureKind(Enum):
+class FailureKind(Choice):
     """Why a host, or the whole route, could not be used."""
 
     MX_NOT_IN_POLICY = "mx-not-in-policy"
@@ -119,7 +118,7 @@ _REFUSALS = (
 )
 
 
-class Security(Enum):
+class Security(Choice):
     """How a session was protected; the label of the deliveries metric.
 
     DANE: its certificate matches the host's TLSA records; DANE_STS: it also verifies as MTA-STS demands. ROUTE: it
@@ -135,7 +134,7 @@ class Security(Enum):
     REQUIRETLS = "requiretls"
 
 
-class DaneScope(Enum):
+class DaneScope(Choice):
     """What the DNSSEC of a host with TLSA records secures: the way from the mail domain to it, or the host alone."""
 
     DOMAIN = "domain"
@@ -190,7 +189,7 @@ class PolicyFacts:
     expires_at: datetime
 
 
-class Action(Enum):
+class Action(Choice):
     """What an attempt meant for one recipient."""
 
     DELIVERED = "delivered"
@@ -238,3 +237,10 @@ class Attempt:
     policy_problem: str = ""
     record_checked: bool = False
     failure: HostFailure | None = None
+
+    def host_of(self, outcome: Outcome) -> HostAttempt | None:
+        """Return the host that decided for a recipient, the last one where several have its name and address."""
+        for host in reversed(self.hosts):
+            if host.address == outcome.remote_address and host.mx_host == outcome.remote_mta:
+                return host
+        return None

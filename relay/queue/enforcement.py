@@ -13,12 +13,13 @@ from enum import Enum
 from policy.mta_sts import Mode
 from policy.requirement import Level, MxMatch, ResultType
 from relay.queue.attempt import Action, Attempt, FailureKind, HostAttempt, Outcome, Security
+from relay.value import Choice
 
 MX_NOT_IN_POLICY = "mx-not-in-policy"
 """The reason that RFC 8460 has no result type of its own for."""
 
 
-class BreachMode(Enum):
+class BreachMode(Choice):
     """What was done about a host that failed its policy; also the metric's label."""
 
     ENFORCE = "enforce"
@@ -61,13 +62,11 @@ def host_breach(host: HostAttempt, attempt: Attempt) -> Breach | None:
 
 def recipient_breach(outcome: Outcome, attempt: Attempt) -> Breach | None:
     """Return what refused a recipient, or would have refused it at the host that took it."""
-    breaches = [
-        breach
-        for host in attempt.hosts
-        if outcome.refused or (host.mx_host, host.address) == (outcome.remote_mta, outcome.remote_address)
-        if (breach := host_breach(host, attempt)) is not None
-    ]
-    return breaches[0] if breaches else None
+    for host in attempt.hosts:
+        decided = host.address == outcome.remote_address and host.mx_host == outcome.remote_mta
+        if (outcome.refused or decided) and (breach := host_breach(host, attempt)) is not None:
+            return breach
+    return None
 
 
 class Standing(Enum):

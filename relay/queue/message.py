@@ -2,12 +2,11 @@
 
 from dataclasses import field
 from datetime import datetime, timedelta
-from enum import Enum
 
-from relay.value import value
+from relay.value import Choice, value
 
 
-class Notify(Enum):
+class Notify(Choice):
     """NOTIFY of RCPT (RFC 3461 §4.1)."""
 
     NEVER = "NEVER"
@@ -16,14 +15,14 @@ class Notify(Enum):
     DELAY = "DELAY"
 
 
-class Ret(Enum):
+class Ret(Choice):
     """RET of MAIL (RFC 3461 §4.3)."""
 
     FULL = "FULL"
     HDRS = "HDRS"
 
 
-class Origin(Enum):
+class Origin(Choice):
     """Who made the message: a client of ours, or the relay itself.
 
     RELAY is a notice (NDR, delay, success). REPORT is a TLS report (RFC 8460): delivered whatever is wrong with TLS, in
@@ -35,7 +34,7 @@ class Origin(Enum):
     REPORT = "report"
 
 
-class State(Enum):
+class State(Choice):
     """States of the recipients of one job (design §4). The last three are final."""
 
     QUEUED = "queued"
@@ -46,7 +45,7 @@ class State(Enum):
     DROPPED = "dropped"
 
 
-class HoldReason(Enum):
+class HoldReason(Choice):
     """Why a job is held."""
 
     OPERATOR = "operator"

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 
 from relay.queue.attempt import Outcome
 from relay.queue.message import Job, Notify, Recipient
 from relay.status import Status
+from relay.value import Choice
 
 ADMINISTRATOR_DROPPED = Status(5, 3, 2)
 """What Exchange says of a message that an administrator took from its queue."""
 
 
-class NoticeKind(Enum):
+class NoticeKind(Choice):
     """The notices that the relay writes; the value is the metric's label."""
 
     FAILED = "failed"

@@ -16,7 +16,7 @@ from relay.queue.attempt import Attempt
 from relay.queue.message import HoldReason, Job, Message, NewMessage, Notify, State, StoredContent
 from relay.queue.tls_results import TlsResult
 from relay.status import Status
-from relay.value import value
+from relay.value import Choice, value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Destination:
     paused: bool
 
 
-class Verdict(Enum):
+class Verdict(Choice):
     """What a settlement makes of one recipient."""
 
     DELIVERED = "delivered"
