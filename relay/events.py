@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from policy.findings import CachedPolicy, FetchFailure
 from policy.journal import JournalEntry
+from relay.delivery.routing_table import Weakening
 from relay.queue.attempt import Attempt, HostAttempt, Outcome
 from relay.queue.enforcement import recipient_breach
 from relay.queue.message import Job, Message, NewMessage
@@ -353,6 +354,26 @@ def recipients_settled(
 def policy_changed_in_attempt(job: Job, old_id: str | None, new_id: str | None) -> None:
     """A policy refused hosts, was looked up again, and is another one now: they are tried at once (RFC 8461 §5)."""
     log.info("delivery.policy_changed", extra=_job_fields(job) | {"old_policy_id": old_id, "new_policy_id": new_id})
+
+
+def route_weakening(route: str, weakening: Weakening, now: datetime) -> None:
+    """At start and on SIGHUP: a route makes an exception, or did until it ended by itself and can be taken out."""
+    ended = weakening.over(now)
+    log.warning("route.weakening_ended" if ended else "route.weakening", extra=_weakening_fields(route, weakening))
+
+
+def route_weakened(job: Job, route: str, weakening: Weakening) -> None:
+    """An attempt goes under an exception that a route makes: policy or TLSA records count for nothing."""
+    log.info("delivery.weakened", extra=_job_fields(job) | _weakening_fields(route, weakening))
+
+
+def _weakening_fields(route: str, weakening: Weakening) -> dict[str, object]:
+    return {
+        "route": route,
+        "turns_off": ", ".join(one.value for one in weakening.turns_off),
+        "reason": weakening.reason,
+        "ends_at": weakening.ends_at.isoformat() if weakening.ends_at else None,
+    }
 
 
 def attempt_broken_off(job: Job) -> None:

@@ -83,6 +83,9 @@ class Metrics:
         self.enforcement_failures = counters(
             "enforcement_failures", "Hosts that failed their policy, by RFC 8460 result type and mode.", "type", "mode"
         )
+        self.route_weakenings = counters(
+            "route_weakenings", "Delivery attempts under a weakening of a route, by what it turns off.", "weakens"
+        )
         self.dane_active = gauge("dane_active", "1 if the resolver vouches for signed answers, as DANE needs; else 0.")
         self.dns_lookups = counters("dns_lookups", "DNS questions asked, by record type and result.", "type", "result")
 

@@ -3,6 +3,7 @@
 The relay and `check` build it from here alike, so that what `check` says is what the relay does.
 """
 
+import os
 import random
 import time
 from dataclasses import dataclass
@@ -78,7 +79,10 @@ def build_outbound(
     watch: Watch = NO_WATCH,
     failures: DiscoveryFailures | None = None,
 ) -> Outbound:
-    """Raises ValueError if the CA file cannot be used. `failures` hears of policies for TLS reports, if they are on."""
+    """Raises ValueError if the CA file, or the password of a route, cannot be used.
+
+    `failures` hears of policies for TLS reports, if they are on.
+    """
     delivery, tls = settings.delivery, settings.tls
     ca_file = str(tls.ca_file or "")
     observer = Observer(metrics, failures if plain.counts_sessions(settings) else None)
@@ -110,9 +114,10 @@ def build_outbound(
     router = Router(
         resolver=asked,
         policies=policies,
-        settings=plain.route_settings(settings),
+        settings=plain.route_settings(settings, os.environ),
         draw=random.random,
         timer=time.monotonic,
+        now=clock.now,
     )
     contexts = TlsContexts(
         ca_file=ca_file,

@@ -2,17 +2,18 @@
 
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from policy.decide import DaneMode, Enforcement
 from policy.freshness import FreshnessSettings
 from policy.names import IPAddress
 from policy.nameservers import IpFamily, NameServer, TrustAd
+from relay.app.static_routes import static_routes
 from relay.config import Settings
 from relay.config.models import ListenerTable
 from relay.delivery.dispatcher import DispatchSettings
-from relay.delivery.hosts import Judgement, NextHop
 from relay.delivery.route import RouteSettings
+from relay.delivery.routing_table import Judgement, NextHop
 from relay.delivery.slot_table import SlotSettings
 from relay.delivery.timeouts import Timeouts
 from relay.ingress.settings import (
@@ -135,18 +136,24 @@ def ip_family(settings: Settings) -> IpFamily:
     return IpFamily(settings.delivery.ip_family)
 
 
-def route_settings(settings: Settings) -> RouteSettings:
+def judgement(settings: Settings) -> Judgement:
+    return Judgement(
+        enforcement=Enforcement(settings.mta_sts.mode),
+        dane=DaneMode(settings.dane.mode),
+        precedence=settings.dane.precedence,
+    )
+
+
+def route_settings(settings: Settings, environ: Mapping[str, str]) -> RouteSettings:
+    """Raises SecretError if the password of a route cannot be had."""
     return RouteSettings(
         smtp_port=settings.delivery.smtp_port,
         own_names=frozenset({settings.relay.hostname}),
         own_addresses=own_addresses(settings),
         allow_private_addresses=settings.delivery.allow_private_addresses,
         ndr_route=tuple(NextHop.parse(f"smtp://{one}") for one in settings.ndr.route),
-        judgement=Judgement(
-            enforcement=Enforcement(settings.mta_sts.mode),
-            dane=DaneMode(settings.dane.mode),
-            precedence=settings.dane.precedence,
-        ),
+        judgement=judgement(settings),
+        routes=static_routes(settings.route, judgement(settings), environ),
     )
 
 

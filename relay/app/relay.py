@@ -29,6 +29,7 @@ from relay.app.reporting import Randomness, ReportSender
 from relay.app.session_counts import SessionCountsOnDisk
 from relay.app.state_dir import NODE, POLICY_FILE, REPORT_FILE, StateDirError, files_with_sessions, queue_file
 from relay.app.version import tell_build
+from relay.app.weakenings import watch_weakenings
 from relay.clock import Clock
 from relay.config import Settings
 from relay.delivery.dispatcher import Dispatcher
@@ -244,9 +245,10 @@ class Relay:
             self._run_refresher()
             self._run_ndr_route_check()
             self._run("dane probe", self._watch_dnssec())
+            self._run("route weakenings", watch_weakenings(self._outbound.router.routes, self._clock))
 
     async def _watch_dnssec(self) -> None:
-        if self.settings.dane.mode == "off":
+        if self.settings.dane.mode == "off" and not any(one.dane == "mandatory" for one in self.settings.route):
             self.metrics.dane_active.set(0)
             return
         await watch_dnssec(self._outbound.resolver, self._clock, self.metrics)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from relay.config.checks import impossible, laxities, unusable
 from relay.config.models import Settings
-from relay.config.problems import ConfigError, KeyPath, Problem, find_lines, in_plain_words, line_of
+from relay.config.problems import LISTS, ConfigError, KeyPath, Problem, find_lines, in_plain_words, line_of
 
 __all__ = ["ConfigError", "Problem", "Settings", "from_json", "laxities", "load", "parse", "render", "to_json"]
 
@@ -49,7 +49,11 @@ def parse(text: str, *, base: Path, source: str = "config.toml") -> Settings:
     settings, problems = _validate(data, base)
     wrong = {problem.path for problem in problems}
     # What depends on a value that is wrong by itself would only confuse.
-    problems += [problem for problem in impossible(settings) if problem.path not in wrong]
+    problems += [
+        problem
+        for problem in impossible(settings)
+        if not any(path == problem.path or _inside(path, problem.path) for path in wrong)
+    ]
     if problems:
         raise ConfigError(source, tuple(_with_lines(problems, text)))
     return settings
@@ -92,7 +96,8 @@ def _place(loc: KeyPath, data: Any) -> KeyPath:
 
 def _remove(data: Any, path: KeyPath) -> None:
     """Take out the value, or the whole list that a wrong item is in, so that the others can be looked at."""
-    keep = next((i for i, part in enumerate(path) if isinstance(part, int) and path[0] != "listener"), len(path))
+    first = 2 if path[0] in LISTS else 0
+    keep = next((i for i, part in enumerate(path) if isinstance(part, int) and i >= first), len(path))
     *parents, last = path[:keep]
     for part in parents:
         data = data[part]

@@ -8,6 +8,7 @@ from pathlib import Path
 from policy.decide import Precedence
 from relay.config.models import ListenerTable, Settings, TlsRptTable
 from relay.config.problems import KeyPath, Problem
+from relay.config.route_checks import impossible_routes, unusable_routes
 
 MAX_WORKERS = 64
 
@@ -32,6 +33,7 @@ def impossible(settings: Settings) -> Iterator[Problem]:
     if (notice := settings.queue.delay_notice_after) is not None and notice >= settings.queue.expire_after:
         yield Problem(("queue", "delay_notice_after"), 'must be shorter than queue.expire_after, or "never"')
     yield from _tlsrpt(settings)
+    yield from impossible_routes(settings)
     yield from _access(settings)
     yield from _addresses(settings)
     for number, listener in enumerate(settings.listener):
@@ -120,6 +122,7 @@ _LAX_MODES = {
 
 def unusable(settings: Settings) -> Iterator[Problem]:
     """Yield what cannot work on this machine: files that cannot be read, a state_dir that cannot be written."""
+    yield from unusable_routes(settings, os.environ)
     if (reason := _not_writable(settings.relay.state_dir)) is not None:
         yield Problem(("relay", "state_dir"), reason)
     if (reason := _not_readable(settings.access.users_file)) is not None:

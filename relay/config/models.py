@@ -2,11 +2,20 @@
 
 import ipaddress
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    ValidationInfo,
+)
 
 from policy.decide import Precedence
 from policy.names import IPAddress
@@ -14,17 +23,22 @@ from relay.config.quantities import (
     HostPort,
     parse_address_port,
     parse_certificate_name,
+    parse_day,
     parse_domain,
     parse_domain_pattern,
     parse_duration,
     parse_mailbox,
     parse_network,
+    parse_next_hop,
+    parse_route_pattern,
     parse_selector,
     parse_size,
     parse_smtp_url,
     render_duration,
     render_size,
 )
+from relay.config.secrets import Secret
+from relay.delivery.routing_table import NextHop
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -76,6 +90,17 @@ def _directory(value: object, info: ValidationInfo) -> Path:
     return path
 
 
+def _secret(value: object, info: ValidationInfo) -> Secret | None:
+    base: Path = (info.context or {})["base"]
+    return Secret.parse(value if isinstance(value, str) else "", base) if value != "" else None
+
+
+def _line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("one line of text")
+    return text
+
+
 def _said(render: Callable[[Any], str]) -> PlainSerializer:
     return PlainSerializer(render, return_type=str)
 
@@ -100,6 +125,12 @@ OptionalSelector = Annotated[str, _written_or_empty(parse_selector)]
 Listening = Annotated[HostPort, _written(parse_address_port), _said(str)]
 NameServer = Annotated[HostPort, _written(lambda text: parse_address_port(text, 53)), _said(str)]
 SmtpUrl = Annotated[HostPort, _written(parse_smtp_url), _said(lambda value: f"smtp://{value}")]
+NextHopUrl = Annotated[NextHop, _written(parse_next_hop), _said(str)]
+RoutePattern = Annotated[str, _written(parse_route_pattern)]
+DomainOrNone = Annotated[str, _written(lambda text: parse_domain(text) if text else "")]
+Line = Annotated[str, Strict(), AfterValidator(_line)]
+Day = Annotated[date | None, BeforeValidator(parse_day), _said(lambda day: day.isoformat() if day else "")]
+OptionalSecret = Annotated[Secret | None, BeforeValidator(_secret), _said(lambda value: str(value or ""))]
 AnyNetwork = Annotated[Network, _written(parse_network), _said(str)]
 CertificateName = Annotated[str, _written(parse_certificate_name)]
 
@@ -239,6 +270,19 @@ class NdrTable(Table):
     include: Literal["headers", "full"] = "headers"
 
 
+class RouteTable(Table):
+    domains: Annotated[tuple[RoutePattern, ...], Field(min_length=1)] = ()
+    next_hop: Annotated[tuple[NextHopUrl, ...], Field(max_length=10)] = ()
+    user: Line = ""
+    password: OptionalSecret = None
+    tls: Literal["opportunistic", "encrypt", "verify", "verify-name"] = "opportunistic"
+    tls_name: DomainOrNone = ""
+    mta_sts: Literal["enforce", "mandatory", "off"] = "enforce"
+    dane: Literal["opportunistic", "mandatory", "off"] = "opportunistic"
+    reason: Line = ""
+    until: Day = None
+
+
 class HttpTable(Table):
     address: Listening = HostPort("127.0.0.1", 9465)
     hosts: tuple[Domain, ...] = ()
@@ -266,5 +310,6 @@ class Settings(Table):
     tlsrpt: TlsRptTable = TlsRptTable()
     delivery: DeliveryTable = DeliveryTable()
     ndr: NdrTable = NdrTable()
+    route: tuple[RouteTable, ...] = ()
     http: HttpTable = HttpTable()
     log: LogTable = LogTable()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pydantic_core import ErrorDetails
 
+LISTS = ("listener", "route")
+"""The tables of which there can be several."""
 KeyPath = tuple[str | int, ...]
 """Where a value stands, e.g. ("listener", 0, "tls")."""
 
@@ -45,8 +47,8 @@ def in_plain_words(error: ErrorDetails) -> str:
     kind, told = str(error["type"]), error.get("ctx", {})
     if kind == "extra_forbidden":
         return "unknown table" if len(error["loc"]) == 1 and isinstance(error["input"], dict | list) else "unknown key"
-    if kind == "tuple_type" and error["loc"] == ("listener",):
-        return "must be written as [[listener]]"
+    if kind == "tuple_type" and error["loc"][0] in LISTS and len(error["loc"]) == 1:
+        return f"must be written as [[{error['loc'][0]}]]"
     if kind == "value_error":
         return f"must be {told['error']}"
     if kind in _TEMPLATES:

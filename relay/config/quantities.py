@@ -5,10 +5,11 @@ Each parser raises ValueError with a sentence that fits behind "must be".
 
 import ipaddress
 import re
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import NamedTuple
 
 from policy.names import InvalidNameError, IPAddress, to_domain
+from relay.delivery.routing_table import NextHop
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
@@ -108,6 +109,14 @@ def parse_smtp_url(text: str) -> HostPort:
         return HostPort(parse_domain(host), _port(port) if port else 25)
 
 
+def parse_next_hop(text: str) -> NextHop:
+    try:
+        return NextHop.parse(text)
+    except ValueError:
+        # The parser's own words repeat the URL, in which somebody may have written a password.
+        raise ValueError('written as "smtp://host:port", "smtps://host:port" or "mx://domain"') from None
+
+
 def parse_domain(text: str) -> str:
     try:
         return to_domain(text)
@@ -118,6 +127,23 @@ def parse_domain(text: str) -> str:
 def parse_domain_pattern(text: str) -> str:
     """Read a domain, or `*.domain` for all below it."""
     return f"*.{parse_domain(text[2:])}" if text.startswith("*.") else parse_domain(text)
+
+
+def parse_route_pattern(text: str) -> str:
+    """Read a domain, `*.domain` for all below it, or `*`."""
+    return text if text == "*" else parse_domain_pattern(text)
+
+
+def parse_day(value: object) -> date | None:
+    """Read a day such as 2026-12-31, with or without quotes; "" is none."""
+    if value == "":
+        return None
+    try:
+        if type(value) is date:  # a time of day would be one too
+            return value
+        return date.fromisoformat(value if isinstance(value, str) and len(value) == len("2026-12-31") else "")
+    except ValueError:
+        raise ValueError('a day such as "2026-12-31"') from None
 
 
 def parse_mailbox(text: str) -> str:

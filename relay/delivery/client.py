@@ -203,6 +203,7 @@ class Connector:
         """Connect once, secure the connection in this way, and log in. If anything goes wrong, it is left."""
         observer = self._observe(target)
         link = Link(requirement=requirement, hostname=self._hostname, timeouts=self._timeouts, observer=observer)
+        assert requirement.demands_tls or not target.implicit_tls
         tls = self._tls(requirement) if target.implicit_tls else None
         try:
             greeting = await link.connect(target.address, target.port, self._source_for(target.address), tls)

@@ -1,48 +1,16 @@
 """The mail hosts of a destination: who they are, where they are, what they must keep to. **Pure.**"""
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from urllib.parse import urlsplit
 
-from policy.decide import DaneMode, Enforcement, MxProof, Precedence, decide
+from policy.decide import MxProof, decide
 from policy.findings import Findings, SecureTlsa, TlsaFindings
-from policy.names import IPAddress, to_host
-from policy.requirement import Level, MxMatch, Refusal, RefusalReason, Requirement
-from relay.delivery.seam import Target
+from policy.mta_sts import Policy
+from policy.names import IPAddress
+from policy.requirement import Level, MxMatch, Refusal, RefusalReason, Requirement, RouteDemand
+from relay.delivery.routing_table import ORDINARY, Directions, Judgement, NextHop
+from relay.delivery.seam import Login, Target
 from relay.queue.attempt import DaneScope, FailureKind, HostFailure
-from relay.queue.message import Message
-
-SMTP_PORT = 25
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NextHop:
-    """A host that the operator named. `host` is a canonical name or an address."""
-
-    host: str | IPAddress
-    port: int = SMTP_PORT
-
-    @classmethod
-    def parse(cls, url: str) -> "NextHop":
-        """Return the next hop of `smtp://host:port`; raises ValueError, with words for the operator."""
-        parts = urlsplit(url)
-        if (
-            parts.scheme != "smtp"
-            or not parts.hostname
-            or parts.path
-            or parts.query
-            or parts.fragment
-            or parts.username
-        ):
-            raise ValueError(f"{url!r} is not of the form smtp://host:port")
-        port = SMTP_PORT if parts.port is None else parts.port
-        if port == 0:
-            raise ValueError(f"{url!r} has port 0")
-        try:
-            return cls(host=ipaddress.ip_address(parts.hostname), port=port)
-        except ValueError:
-            return cls(host=to_host(parts.hostname), port=port)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +19,10 @@ class Host:
 
     `name` is the name in the MX record, never where a CNAME led (RFC 8461 §4.1). `where` are its addresses in the
     order to be tried, or why it has none that may be contacted. `tlsa` is what was found of its TLSA records, None if
-    nobody asked. `verdict` is what policy and records together demand of it. `name_proven`: without any policy it is
-    sure that this host is who was meant, because of DNSSEC, the recipient's own domain, or the operator. `targets`:
-    its addresses under that verdict, none if it is not to be contacted.
+    nobody asked. `verdict` is what policy, records and route together demand of it. `name_proven`: without any policy
+    it is sure that this host is who was meant, because of DNSSEC, the recipient's own domain, or the operator.
+    `implicit_tls` and `login` are how the operator's route says that it is to be entered. `targets`: its addresses
+    under that verdict, none if it is not to be contacted.
     """
 
     name: str
@@ -62,13 +31,22 @@ class Host:
     verdict: Requirement | Refusal
     tlsa: TlsaFindings | None = None
     name_proven: bool = False
+    implicit_tls: bool = False
+    login: Login | None = None
     targets: tuple[Target, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         targets: list[Target] = []
         if isinstance(self.verdict, Requirement) and isinstance(self.where, tuple):
             targets += [
-                Target(mx_host=self.name, address=address, port=self.port, requirement=self.verdict)
+                Target(
+                    mx_host=self.name,
+                    address=address,
+                    port=self.port,
+                    requirement=self.verdict,
+                    implicit_tls=self.implicit_tls,
+                    login=self.login,
+                )
                 for address in self.where
             ]
         object.__setattr__(self, "targets", tuple(targets))
@@ -107,7 +85,7 @@ class Host:
 
 
 _BY_MESSAGE = frozenset({RefusalReason.MX_NOT_VALIDATED, RefusalReason.MX_VALIDATION_UNKNOWN})
-_NOT_BY_DANE = _BY_MESSAGE | {RefusalReason.MX_NOT_IN_POLICY}
+_NOT_BY_DANE = _BY_MESSAGE | {RefusalReason.MX_NOT_IN_POLICY, RefusalReason.POLICY_REQUIRED}
 _REFUSALS = {
     RefusalReason.MX_NOT_IN_POLICY: FailureKind.MX_NOT_IN_POLICY,
     RefusalReason.DNSSEC_BOGUS: FailureKind.DNSSEC_BOGUS,
@@ -117,6 +95,7 @@ _REFUSALS = {
     RefusalReason.DANE_REQUIRED: FailureKind.DANE_REQUIRED,
     RefusalReason.MX_NOT_VALIDATED: FailureKind.MX_NOT_VALIDATED,
     RefusalReason.MX_VALIDATION_UNKNOWN: FailureKind.MX_VALIDATION_UNKNOWN,
+    RefusalReason.POLICY_REQUIRED: FailureKind.POLICY_REQUIRED,
 }
 
 
@@ -124,46 +103,22 @@ _REFUSALS = {
 class Route:
     """The way to one destination: hosts in order, or why there is none.
 
-    `findings` is what MTA-STS says of the policy domain, None where no policy can apply (address literals, a next
-    hop of the operator's, no hosts at all).
+    `findings` is what MTA-STS says of the policy domain, None where no policy can apply (address literals, no hosts at
+    all). `directions` led here; of several next hops, each of which is a policy domain of its own, to `next_hop`, and
+    `others` are the ways by those after it, for whoever nobody on this one takes.
     """
 
     hosts: tuple[Host, ...] = ()
     findings: Findings | None = None
     failure: HostFailure | None = None
+    directions: Directions = ORDINARY
+    next_hop: NextHop | None = None
+    others: tuple["Route", ...] = ()
 
 
 def opportunistic(host: str) -> Requirement:
     """The requirement where no policy applies."""
     return Requirement(level=Level.OPPORTUNISTIC, mx_host=host)
-
-
-def for_reports(host: Host) -> Host:
-    """Return the same host for TLS reports: nothing is demanded of it, and nothing else goes there beside them."""
-    return replace(host, verdict=Requirement(level=Level.OPPORTUNISTIC, mx_host=host.name, for_reports=True))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """The operator's say in what hosts are held to, [mta_sts] and [dane], and what a message adds to it."""
-
-    enforcement: Enforcement = Enforcement.ENFORCE
-    dane: DaneMode = DaneMode.OPPORTUNISTIC
-    precedence: Precedence = Precedence.BOTH
-    requiretls: bool = False
-
-    def of_message(self, message: Message) -> "Judgement":
-        """Return what holds for this message; for most it is this very object."""
-        if message.require_tls and message.envelope.reverse_path:
-            # RFC 8689 §5: with a null reverse-path the parameter is passed on where it can be, and demanded of nobody.
-            return replace(self, requiretls=True)
-        if message.tls_optional:
-            # RFC 8689 §3: as if there were neither MTA-STS nor DANE, but what they refuse is told all the same. What
-            # the operator has made mandatory stays so.
-            enforcement = Enforcement.REPORT_ONLY if self.enforcement is Enforcement.ENFORCE else self.enforcement
-            dane = DaneMode.OFF if self.dane is DaneMode.OPPORTUNISTIC else self.dane
-            return replace(self, enforcement=enforcement, dane=dane)
-        return self
 
 
 def judged(hosts: Iterable[Host], findings: Findings | None, judgement: Judgement) -> tuple[Host, ...]:
@@ -173,25 +128,26 @@ def judged(hosts: Iterable[Host], findings: Findings | None, judgement: Judgemen
     the list, so that loops are seen and records are whole.
     """
     policy = findings.cached.policy if findings and findings.cached else None
-    return tuple(
-        Host(
-            name=host.name,
-            port=host.port,
-            where=host.where,
-            verdict=decide(
-                host.name,
-                policy,
-                host.tlsa,
-                enforcement=judgement.enforcement,
-                dane=judgement.dane,
-                precedence=judgement.precedence,
-                requiretls=_proof(host, findings) if judgement.requiretls else None,
-            ),
-            tlsa=host.tlsa,
-            name_proven=host.name_proven,
-        )
-        for host in hosts
+    return tuple(replace(host, verdict=_verdict(host, policy, findings, judgement)) for host in hosts)
+
+
+_IMPLICIT_TLS = RouteDemand(level=Level.ENCRYPTED)
+
+
+def _verdict(
+    host: Host, policy: Policy | None, findings: Findings | None, judgement: Judgement
+) -> Requirement | Refusal:
+    verdict = decide(
+        host.name,
+        policy,
+        host.tlsa,
+        enforcement=judgement.enforcement,
+        dane=judgement.dane,
+        precedence=judgement.precedence,
+        requiretls=_proof(host, findings) if judgement.requiretls else None,
+        route=judgement.demand or (_IMPLICIT_TLS if host.implicit_tls else None),
     )
+    return replace(verdict, for_reports=True) if judgement.for_reports and isinstance(verdict, Requirement) else verdict
 
 
 def _proof(host: Host, findings: Findings | None) -> MxProof:

@@ -17,7 +17,8 @@ from relay.queue.final_status import host_verdict
 from relay.queue.message import Job, Recipient
 
 MAX_TRIES = 5
-"""How many addresses one attempt connects to; a policy that changed during the attempt gives as many again."""
+"""How many addresses one attempt connects to; a policy that changed during the attempt, or another next hop of the
+operator's, gives as many again."""
 MAX_DEFERRALS = 2
 """How many hosts may answer 4yz for a recipient before it waits for the next attempt."""
 
@@ -124,6 +125,12 @@ class DeliveryPlan:
         self._visit = None
         self._note_uncontacted()
         return None
+
+    def go_on(self, hosts: Iterable[Host], failure: HostFailure | None) -> None:
+        """Go on with the hosts of the next way there is, or note why it has none."""
+        self._uncontacted = []
+        self._failure = failure or self._failure
+        self.offer_again(hosts)
 
     def offer_again(self, hosts: Iterable[Host]) -> None:
         """Go on with these hosts, which another policy has judged anew (RFC 8461 §5)."""

@@ -8,10 +8,10 @@ No connection slot is held here: a slow DNS or policy host keeps nobody else wai
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from policy.address_guard import is_public
 from policy.answers import Answer, MxRecord, Resolver, Unknown
@@ -20,8 +20,9 @@ from policy.dane_lookup import find_tlsa
 from policy.decide import DaneMode, Enforcement
 from policy.findings import Findings, TlsaFindings, TlsaUnknown
 from policy.names import IPAddress, parse_address_literal
-from relay.delivery.hosts import SMTP_PORT, Host, Judgement, NextHop, Route, for_reports, judged, opportunistic
+from relay.delivery.hosts import Host, Route, judged, opportunistic
 from relay.delivery.mx_list import LOOP, LocatedHost, MxHost, addresses, below_ourselves, mx_hosts
+from relay.delivery.routing_table import SMTP_PORT, Directions, Judgement, NextHop, RoutingTable, StaticRoute
 from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.message import Message, Origin
 
@@ -44,7 +45,7 @@ class Policies(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSettings:
-    """The tables [delivery], [ndr], [mta_sts] and [dane] as the router needs them.
+    """The tables [delivery], [ndr], [mta_sts], [dane] and [[route]] as the router needs them.
 
     `own_names` and `own_addresses` are the relay's own, for the loop check; an address counts as ours only if mail
     sent to it at `smtp_port` would come back to us. `ndr_route` takes the relay's own messages, in order.
@@ -56,6 +57,23 @@ class RouteSettings:
     allow_private_addresses: bool = False
     ndr_route: tuple[NextHop, ...] = ()
     judgement: Judgement = field(default_factory=Judgement)
+    routes: tuple[StaticRoute, ...] = ()
+
+
+class _Way(NamedTuple):
+    """Whose hosts are looked for, and what they are held to: those that `next_hop` names, or the MX hosts of `name`.
+
+    `name` is the policy domain (RFC 8461 §3.4). What is not `lasting` holds for one message alone.
+    """
+
+    name: str
+    directions: Directions
+    next_hop: NextHop | None = None
+    lasting: bool = True
+
+    @property
+    def by_mx(self) -> bool:
+        return self.next_hop is None or self.next_hop.by_mx
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,7 +90,10 @@ class _Known:
 
 
 class Router:
-    """Finds routes. `draw` gives numbers in [0, 1) for the order among equals, `timer` seconds that never go back."""
+    """Finds routes. `draw` gives numbers in [0, 1) for the order among equals, `timer` seconds that never go back.
+
+    `now` is the time of day, by which weakenings end.
+    """
 
     def __init__(
         self,
@@ -82,14 +103,24 @@ class Router:
         settings: RouteSettings,
         draw: Callable[[], float],
         timer: Callable[[], float],
+        now: Callable[[], datetime],
     ) -> None:
         self._resolver = resolver
         self._policies = policies
         self._settings = settings
         self._draw = draw
         self._timer = timer
-        self._known: dict[str, _Known] = {}
+        self._now = now
+        self._for_notices = Directions(name="ndr.route", next_hops=settings.ndr_route, judgement=settings.judgement)
+        self._table = RoutingTable(Directions(judgement=settings.judgement), settings.routes)
+        self._report_table = self._table.for_reports()
+        self._ordinary = self._table.default.directions
+        self._known: dict[str | _Way, _Known] = {}
         self._is_public = lru_cache(_MAX_REMEMBERED)(is_public)
+
+    @property
+    def routes(self) -> tuple[StaticRoute, ...]:
+        return self._table.routes
 
     def way(self, message: Message) -> Origin:
         """Return whose way a message takes: those that take the same one to a destination have the same route."""
@@ -102,98 +133,129 @@ class Router:
 
         Never raises for what the network does; StoreError if the policies cannot be read.
         """
-        judgement = self._settings.judgement.of_message(message)
-        way = self.way(message)
-        if way is Origin.RELAY:
-            hosts = tuple([await self._fixed_host(next_hop) for next_hop in self._settings.ndr_route])
-            return Route(hosts=judged(hosts, None, judgement))
-        if way is Origin.REPORT:
-            return await self._report_route(destination)
+        directions = self._directions(message, destination)
+        judgement = directions.judgement.of_message(message)
+        lasting = judgement is directions.judgement
+        if not lasting:
+            directions = replace(directions, judgement=judgement)  # they hold for this message alone
+        if directions.next_hops:
+            first, *others = [await self._by_next_hop(directions, one, lasting) for one in directions.next_hops]
+            return replace(first, others=tuple(others)) if others else first
         literal = parse_address_literal(destination)
         if literal is not None:
-            return self._literal_route(destination, literal, judgement)
-        if judgement is not self._settings.judgement:
-            return await self._look_up(destination, judgement)
-        known = self._known.get(destination)
+            return self._literal_route(destination, literal, directions)
+        return await self._route(_Way(destination, directions, lasting=lasting))
+
+    def _directions(self, message: Message, destination: str) -> Directions:
+        way = self.way(message)
+        if way is Origin.RELAY:
+            return self._for_notices
+        route = (self._report_table if way is Origin.REPORT else self._table).find(destination)
+        return route.directions if route.weakened is None else route.at(self._now())
+
+    async def _by_next_hop(self, directions: Directions, next_hop: NextHop, lasting: bool) -> Route:
+        if isinstance(next_hop.host, str):
+            return await self._route(_Way(next_hop.host, directions, next_hop, lasting))
+        return self._address_route(directions, next_hop, next_hop.host)
+
+    async def _route(self, way: _Way) -> Route:
+        known = self._known.get(self._key(way)) if way.lasting else None
         if known is None or self._timer() >= known.until:
-            return await self._look_up(destination, judgement)
+            return await self._look_up(way)
         if self._timer() >= known.judged_until:
-            await self._judge_anew(destination, known)
+            await self._judge_anew(way, known)
         return self._reordered(known.route, known.preferences) if known.preferences else known.route
 
-    async def recheck(self, message: Message, route: Route) -> Route:
-        """Return its route judged by the policy as it is now, looked up past all caches (RFC 8461 §5)."""
+    def _key(self, way: _Way) -> str | _Way:
+        return way.name if way.directions is self._ordinary else way
+
+    async def recheck(self, route: Route) -> Route:
+        """Return the route judged by the policy as it is now, looked up past all caches (RFC 8461 §5)."""
         if route.findings is None:
             return route
-        self._known.pop(route.findings.policy_domain, None)
-        findings = await self._policies.findings(route.findings.policy_domain, recheck=True)
-        return self._judged(route.hosts, findings, self._settings.judgement.of_message(message))
+        way = _Way(route.findings.policy_domain, route.directions, route.next_hop)
+        self._known.pop(way.name, None)
+        self._known.pop(way, None)
+        findings = await self._policies.findings(way.name, recheck=True)
+        return self._judged(way, route.hosts, findings)
 
     # One look-up.
 
-    async def _look_up(self, domain: str, judgement: Judgement) -> Route:
+    async def _look_up(self, way: _Way) -> Route:
         """Ask for MX and record at once, then for addresses beside the fetch of a policy."""
-        async with asyncio.TaskGroup() as group:
-            record = group.create_task(self._ask_record(domain))
-            mx = await self._resolver.mx(domain)
-            listed = self._listed(domain, mx)
-            if isinstance(listed, HostFailure):
-                # RFC 7505: a null MX ends it here, before any policy is fetched.
-                record.cancel()
-                return Route(failure=listed)
-        findings, located = await self._ask(domain, mx, listed)
-        ahead = below_ourselves(located, self._settings.own_addresses)
+        mx, listed = await self._listed(way)
+        if isinstance(listed, HostFailure):
+            # RFC 7505: a null MX ends it here, before any policy is fetched.
+            return Route(failure=listed, directions=way.directions, next_hop=way.next_hop)
+        findings, located = await self._ask(way, mx, listed)
+        ahead = below_ourselves(located, self._settings.own_addresses) if self._may_loop(way) else tuple(located)
         if not ahead:
-            return Route(failure=LOOP)
-        mx_secure = is_mx_secure(mx)
-        hosts = tuple(self._host(host, name_proven=mx_secure or host.mx.name == domain) for host in ahead)
-        route = self._judged(hosts, findings, judgement)
-        if judgement is not self._settings.judgement:
-            return route  # it holds for this message alone
-        if len(ahead) == len(located):  # else a host was left out for an address that it may not have for ever
-            self._remember(domain, min(_ttl(mx), *map(_located_lasts, located)), located, route)
+            return Route(failure=LOOP, directions=way.directions, next_hop=way.next_hop)
+        proven = way.next_hop is not None if mx is None else is_mx_secure(mx)
+        hosts = tuple(self._host(way, host, name_proven=proven or host.mx.name == way.name) for host in ahead)
+        route = self._judged(way, hosts, findings)
+        # A host that was left out has an address that it may not have for ever.
+        if way.lasting and len(ahead) == len(located):
+            lasts = min(_ttl(mx), *map(_located_lasts, located)) if mx else min(map(_located_lasts, located))
+            self._remember(self._key(way), lasts, located, route)
         return route
 
+    async def _listed(self, way: _Way) -> tuple[Answer[MxRecord] | None, tuple[MxHost, ...] | HostFailure]:
+        if not way.by_mx:
+            return None, (MxHost(0, way.name),)
+        async with asyncio.TaskGroup() as group:
+            record = group.create_task(self._ask_record(way))
+            mx = await self._resolver.mx(way.name)
+            listed = mx_hosts(way.name, mx, own_names=self._settings.own_names, draw=self._draw)
+            if isinstance(listed, HostFailure):
+                record.cancel()
+        return mx, listed
+
     async def _ask(
-        self, domain: str, mx: Answer[MxRecord], listed: tuple[MxHost, ...]
+        self, way: _Way, mx: Answer[MxRecord] | None, listed: Sequence[MxHost]
     ) -> tuple[Findings | None, list[LocatedHost]]:
         try:
             async with asyncio.TaskGroup() as group:
-                questions = [group.create_task(self._locate(domain, mx, host)) for host in listed]
-                findings = await self._findings(domain)
+                questions = [group.create_task(self._locate(way, mx, host)) for host in listed]
+                findings = await self._findings(way)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         return findings, [question.result() for question in questions]
 
-    async def _locate(self, domain: str, mx: Answer[MxRecord], host: MxHost) -> LocatedHost:
+    async def _locate(self, way: _Way, mx: Answer[MxRecord] | None, host: MxHost) -> LocatedHost:
         answer = await self._resolver.addresses(host.name)
-        return LocatedHost(host, answer, await self._tlsa(host.name, self._settings.smtp_port, answer, domain, mx))
+        return LocatedHost(host, answer, await self._tlsa(way, mx, host.name, answer))
 
     async def _tlsa(
-        self, host: str, port: int, answer: Answer[IPAddress], domain: str, mx: Answer[MxRecord] | None
+        self, way: _Way, mx: Answer[MxRecord] | None, host: str, answer: Answer[IPAddress]
     ) -> TlsaFindings | None:
         """Ask for a host's TLSA records, unless they could make no difference."""
-        if self._settings.judgement.dane is DaneMode.OFF or isinstance(answer, Unknown):
+        dane = way.directions.judgement.dane
+        if dane is DaneMode.OFF or (isinstance(answer, Unknown) and dane is not DaneMode.MANDATORY):
             return None
-        return await find_tlsa(self._resolver, host=host, port=port, addresses=answer, domain=domain, mx=mx)
+        port = self._port(way)
+        return await find_tlsa(self._resolver, host=host, port=port, addresses=answer, domain=way.name, mx=mx)
 
-    async def _ask_record(self, domain: str) -> None:
-        if self._settings.judgement.enforcement is not Enforcement.OFF:
-            await self._policies.ask_record(domain)
+    async def _ask_record(self, way: _Way) -> None:
+        if way.directions.judgement.enforcement is not Enforcement.OFF:
+            await self._policies.ask_record(way.name)
 
-    def _listed(self, domain: str, answer: Answer[MxRecord]) -> tuple[MxHost, ...] | HostFailure:
-        return mx_hosts(domain, answer, own_names=self._settings.own_names, draw=self._draw)
+    def _port(self, way: _Way) -> int:
+        return self._settings.smtp_port if way.by_mx or way.next_hop is None else way.next_hop.port
+
+    def _may_loop(self, way: _Way) -> bool:
+        return self._port(way) == self._settings.smtp_port
 
     # What is remembered of it.
 
-    def _remember(self, domain: str, lasts: timedelta, located: Sequence[LocatedHost], route: Route) -> None:
+    def _remember(self, key: str | _Way, lasts: timedelta, located: Sequence[LocatedHost], route: Route) -> None:
         """Keep a route for no longer than anything that it rests on."""
-        self._known.pop(domain, None)
+        self._known.pop(key, None)
         if not route.hosts or lasts <= timedelta(0):
             return
         now = self._timer()
         preferences = tuple(host.mx.preference for host in located)
-        self._known[domain] = _Known(
+        self._known[key] = _Known(
             route=route,
             until=now + lasts.total_seconds(),
             judged_until=now + _judgement_lasts(route.findings),
@@ -202,74 +264,86 @@ class Router:
         if len(self._known) > _MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
 
-    async def _judge_anew(self, domain: str, known: _Known) -> None:
-        findings = await self._findings(domain)
-        known.route = self._judged(known.route.hosts, findings, self._settings.judgement)
+    async def _judge_anew(self, way: _Way, known: _Known) -> None:
+        findings = await self._findings(way)
+        known.route = self._judged(way, known.route.hosts, findings)
         known.judged_until = self._timer() + _judgement_lasts(findings)
         if not known.route.hosts:
-            self._known.pop(domain, None)
+            self._known.pop(self._key(way), None)
 
     def _reordered(self, route: Route, preferences: Sequence[int]) -> Route:
         """RFC 5321 §5.1: equals are put into random order, for each message anew."""
         drawn = sorted(zip(preferences, route.hosts, strict=False), key=lambda one: (one[0], self._draw()))
-        return Route(hosts=tuple([host for _, host in drawn]), findings=route.findings, failure=route.failure)
+        return Route(
+            hosts=tuple([host for _, host in drawn]),
+            findings=route.findings,
+            failure=route.failure,
+            directions=route.directions,
+            next_hop=route.next_hop,
+        )
 
-    async def _findings(self, domain: str) -> Findings | None:
-        if self._settings.judgement.enforcement is Enforcement.OFF:
+    async def _findings(self, way: _Way) -> Findings | None:
+        if way.directions.judgement.enforcement is Enforcement.OFF:
             return None
-        return await self._policies.findings(domain)
+        return await self._policies.findings(way.name)
 
-    def _judged(self, hosts: tuple[Host, ...], findings: Findings | None, judgement: Judgement) -> Route:
-        if findings and findings.defer_until is not None and judgement.enforcement is Enforcement.ENFORCE:
+    def _judged(self, way: _Way, hosts: tuple[Host, ...], findings: Findings | None) -> Route:
+        directions, next_hop = way.directions, way.next_hop
+        judgement = directions.judgement
+        if findings and findings.defer_until is not None and judgement.enforcement in _WAIT_FOR_RECORD:
             detail = findings.unknown.detail if findings.unknown else "no answer"
             failure = HostFailure(kind=FailureKind.POLICY_UNKNOWN, detail=detail)
-            return Route(hosts=(), findings=findings, failure=failure)
-        return Route(hosts=judged(hosts, findings, judgement), findings=findings)
+            return Route(failure=failure, findings=findings, directions=directions, next_hop=next_hop)
+        hosts = judged(hosts, findings, judgement)
+        return Route(hosts=hosts, findings=findings, directions=directions, next_hop=next_hop)
 
-    def _host(self, located: LocatedHost, *, name_proven: bool) -> Host:
-        name, port = located.mx.name, self._settings.smtp_port
-        where = addresses(name, located.addresses, allowed=self._may_contact)
-        verdict = opportunistic(name)
-        return Host(name=name, port=port, where=where, verdict=verdict, tlsa=located.tlsa, name_proven=name_proven)
+    def _host(self, way: _Way, located: LocatedHost, *, name_proven: bool) -> Host:
+        name, next_hop = located.mx.name, way.next_hop
+        # Where the operator sends mail is the operator's affair: such a host may well have a private address.
+        allowed = self._may_contact if next_hop is None else lambda _: True
+        return Host(
+            name=name,
+            port=self._port(way),
+            where=addresses(name, located.addresses, allowed=allowed),
+            verdict=opportunistic(name),
+            tlsa=located.tlsa,
+            name_proven=name_proven,
+            implicit_tls=next_hop is not None and next_hop.implicit_tls,
+            login=way.directions.login,
+        )
 
     def _may_contact(self, address: IPAddress) -> bool:
         return self._settings.allow_private_addresses or self._is_public(address)
 
-    async def _report_route(self, domain: str) -> Route:
-        """Neither policy nor TLSA records keep a TLS report from being delivered (RFC 8460 §3, §5.3)."""
-        listed = self._listed(domain, await self._resolver.mx(domain))
-        if isinstance(listed, HostFailure):
-            return Route(failure=listed)
-        answers = await asyncio.gather(*(self._resolver.addresses(host.name) for host in listed))
-        located = [LocatedHost(host, answer) for host, answer in zip(listed, answers, strict=True)]
-        ahead = below_ourselves(located, self._settings.own_addresses)
-        if not ahead:
-            return Route(failure=LOOP)
-        return Route(hosts=tuple(for_reports(self._host(host, name_proven=False)) for host in ahead))
-
-    def _literal_route(self, destination: str, address: IPAddress, judgement: Judgement) -> Route:
+    def _literal_route(self, destination: str, address: IPAddress, directions: Directions) -> Route:
         """RFC 5321 §4.1.3: straight to the address; no policy can exist for it (RFC 8461 §3.4)."""
         if address in self._settings.own_addresses:
-            return Route(failure=LOOP)
+            return Route(failure=LOOP, directions=directions)
         where: tuple[IPAddress, ...] | HostFailure = (address,)
         if not self._may_contact(address):
             where = HostFailure(kind=FailureKind.ADDRESS_REFUSED, detail=f"the address {address} is not public")
-        verdict = opportunistic(destination)
-        host = Host(name=destination, port=self._settings.smtp_port, where=where, verdict=verdict)
-        return Route(hosts=judged((host,), None, judgement))
+        port = self._settings.smtp_port
+        host = Host(name=destination, port=port, where=where, verdict=opportunistic(destination))
+        return Route(hosts=judged((host,), None, directions.judgement), directions=directions)
 
-    async def _fixed_host(self, next_hop: NextHop) -> Host:
-        """A next hop of the operator's, which may well be a private address."""
-        if not isinstance(next_hop.host, str):
-            name = str(next_hop.host)
-            at, verdict = (next_hop.host,), opportunistic(name)
-            return Host(name=name, port=next_hop.port, where=at, verdict=verdict, name_proven=True)
-        name, port = next_hop.host, next_hop.port
-        answer = await self._resolver.addresses(name)
-        where = addresses(name, answer, allowed=lambda _: True)
-        tlsa = await self._tlsa(name, port, answer, name, None)
-        verdict = opportunistic(name)
-        return Host(name=name, port=port, where=where, verdict=verdict, tlsa=tlsa, name_proven=True)
+    @staticmethod
+    def _address_route(directions: Directions, next_hop: NextHop, address: IPAddress) -> Route:
+        """A next hop that is an address: no policy can exist for it either."""
+        name = str(address)
+        host = Host(
+            name=name,
+            port=next_hop.port,
+            where=(address,),
+            verdict=opportunistic(name),
+            name_proven=True,
+            implicit_tls=next_hop.implicit_tls,
+            login=directions.login,
+        )
+        hosts = judged((host,), None, directions.judgement)
+        return Route(hosts=hosts, directions=directions, next_hop=next_hop)
+
+
+_WAIT_FOR_RECORD = frozenset({Enforcement.ENFORCE, Enforcement.MANDATORY})
 
 
 def _judgement_lasts(findings: Findings | None) -> float:

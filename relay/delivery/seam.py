@@ -27,7 +27,7 @@ class Login:
 class Target:
     """One address of one host, and the conditions under which it may be given mail. The pool's key is all of it.
 
-    `implicit_tls`: TLS begins with the first octet (RFC 8314 §3.3), for which the requirement has to demand it.
+    `implicit_tls`: TLS begins with the first octet (RFC 8314 §3.3).
     It is made once for a route, and used several times a message: its hash and the text of its address are kept.
     """
 
@@ -41,8 +41,6 @@ class Target:
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.implicit_tls and not self.requirement.demands_tls:
-            raise ValueError("implicit TLS that nothing demands")
         key = (self.mx_host, self.address, self.port, self.requirement, self.implicit_tls, self.login)
         object.__setattr__(self, "address_text", str(self.address))
         object.__setattr__(self, "_hash", hash(key))

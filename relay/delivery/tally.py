@@ -2,6 +2,7 @@
 
 from enum import Enum
 
+from relay.delivery.routing_table import Weakening
 from relay.metrics import Metrics
 from relay.queue.attempt import Action, Attempt
 from relay.queue.enforcement import host_breach
@@ -72,6 +73,11 @@ class Tally:
 
     def crashed(self) -> None:
         self._metrics.attempts.labels(AttemptResult.CRASHED.value).inc()
+
+    def weakened(self, weakening: Weakening) -> None:
+        """An attempt goes under an exception that a route makes."""
+        for one in weakening.turns_off:
+            self._metrics.route_weakenings.labels(one.value).inc()
 
     def notice(self, kind: NoticeKind) -> None:
         self._metrics.notices.labels(kind.value).inc()

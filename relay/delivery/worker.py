@@ -6,7 +6,7 @@ leaves, the job stays with its lease, and the lease lapses.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from relay.delivery.seam import HostError, Parcel, Session, Target, Transport
 from relay.delivery.slots import Slots
 from relay.delivery.tally import Tally
 from relay.queue.attempt import Attempt, FailureKind, HostFailure
-from relay.queue.message import HoldReason, Job, NewMessage, Origin
+from relay.queue.message import HoldReason, Job, NewMessage
 from relay.queue.notice import NoticeRequest
 from relay.queue.schedule import ScheduleSettings, retry_after
 from relay.queue.settle import Decision, settle
@@ -62,6 +62,8 @@ class _Run:
     record_checked: bool = False
     session: Session | None = None
     sessions: AttemptSessions | None = None
+    counted: list[AttemptSessions] = field(default_factory=list)
+    tls_results: list[TlsResult] = field(default_factory=list)
     settling: bool = False
     broken_off: bool = False
 
@@ -143,8 +145,9 @@ class DeliveryWorker:
             return await _finish(job, self._conclude(run, alone))
         finally:
             del self._runs[job.id]
-            if run.sessions is not None:
-                run.sessions.give_back()
+            for sessions in (*run.counted, run.sessions):
+                if sessions is not None:
+                    sessions.give_back()
 
     async def share(self, job: Job, ended: Ended) -> None:
         """Settle another job for the same destination with what was just found out, without asking there again."""
@@ -170,17 +173,29 @@ class DeliveryWorker:
     async def _walk(self, run: _Run) -> None:
         try:
             route = await self._router.route(run.job.message, run.job.destination)
-            run.findings = route.findings
-            if self._counts_sessions and (domain := self._reported_domain(run)):
-                run.sessions = AttemptSessions(domain)
             run.plan = plan = DeliveryPlan(run.job, route.hosts, route.failure)
-            await self._visit_hosts(run, plan)
-            if plan.waiting and plan.refused and not run.broken_off:
-                await self._recheck(run, plan, route)
+            if (weakening := route.directions.weakening) is not None:
+                events.route_weakened(run.job, route.directions.name, weakening)
+                self._tally.weakened(weakening)
+            await self._go(run, plan, route)
+            for other in route.others:
+                if run.broken_off or not plan.waiting:
+                    break
+                self._count(run, plan)
+                plan.go_on(other.hosts, other.failure)
+                await self._go(run, plan, other)
         except StoreError as error:
             events.queue_failed("attempt", error)
             run.plan = run.plan or DeliveryPlan(run.job, ())
             run.plan.give_up(HostFailure(kind=FailureKind.INTERNAL, detail="the store did not answer"))
+
+    async def _go(self, run: _Run, plan: DeliveryPlan, route: Route) -> None:
+        run.findings = route.findings
+        if self._counts_sessions and (domain := _reported_domain(run.job, route)):
+            run.sessions = AttemptSessions(domain)
+        await self._visit_hosts(run, plan)
+        if plan.waiting and plan.refused and not run.broken_off:
+            await self._recheck(run, plan, route)
 
     async def _visit_hosts(self, run: _Run, plan: DeliveryPlan) -> None:
         while (target := plan.next_target()) is not None:
@@ -212,12 +227,13 @@ class DeliveryWorker:
                     run.broken_off = True
                     return
 
-    def _reported_domain(self, run: _Run) -> str:
-        """The domain whose TLSRPT record counts (RFC 8460 §3), "" if there is none that could have one."""
-        if run.findings is not None:
-            return run.findings.policy_domain
-        destination, fixed = run.job.destination, self._router.way(run.job.message) is Origin.RELAY
-        return "" if fixed or destination.startswith("[") else destination
+    @staticmethod
+    def _count(run: _Run, plan: DeliveryPlan) -> None:
+        """End the count of the sessions on one way."""
+        if run.sessions is not None:
+            run.tls_results += run.sessions.results(plan.uncontacted, run.findings, run.started_at.date())
+            run.counted.append(run.sessions)
+            run.sessions = None
 
     def _content(self, job: Job) -> bytes | Callable[[], AsyncIterator[bytes]]:
         """The content: handed over in memory, or to be read from the store once the host wants it."""
@@ -225,7 +241,7 @@ class DeliveryWorker:
 
     async def _recheck(self, run: _Run, plan: DeliveryPlan, route: Route) -> None:
         """A policy refuses: look it up past our caches, and try at once what another one allows (RFC 8461 §5)."""
-        now = await self._router.recheck(run.job.message, route)
+        now = await self._router.recheck(route)
         run.record_checked = now.findings is not None and now.findings.record_checked
         allowed = _judged_anew(plan.refused, now)
         if allowed:
@@ -254,12 +270,12 @@ class DeliveryWorker:
             unreachable = alone()
         waits_for_policy = plan.failure is not None and plan.failure.kind is FailureKind.POLICY_UNKNOWN
         retry_at = run.findings.defer_until if run.findings and waits_for_policy else None
-        results: tuple[TlsResult, ...] = ()
-        if run.sessions is not None:
-            results = run.sessions.results(plan.uncontacted, run.findings, run.started_at.date())
+        self._count(run, plan)
+        results = tuple(run.tls_results)
         settled = await self._settle(run.job, attempt, retry_at=retry_at, cools=unreachable, tls_results=results)
-        if settled and run.sessions is not None:
-            run.sessions.settled()
+        if settled:
+            for sessions in run.counted:
+                sessions.settled()
         return Ended(attempt=attempt, unreachable=unreachable, retry_at=retry_at)
 
     def _attempt(self, run: _Run, plan: DeliveryPlan) -> Attempt:
@@ -367,6 +383,15 @@ def _judged_anew(refused: tuple[Host, ...], route: Route) -> tuple[Host, ...]:
     """Return those of the refused hosts that now have another verdict, in the route's order."""
     before = {host.name: host.verdict for host in refused}
     return tuple(host for host in route.hosts if host.name in before and host.verdict != before[host.name])
+
+
+def _reported_domain(job: Job, route: Route) -> str:
+    """The domain whose TLSRPT record counts (RFC 8460 §3), "" if there is none that could have one."""
+    if route.findings is not None:
+        return route.findings.policy_domain
+    if route.next_hop is not None:
+        return route.next_hop.host if isinstance(route.next_hop.host, str) else ""
+    return "" if job.destination.startswith("[") else job.destination
 
 
 def _uncharged(job: Job) -> Settlement:

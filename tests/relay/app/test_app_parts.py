@@ -141,7 +141,7 @@ def test_settings_reach_the_parts() -> None:
     assert [(one.address, one.port) for one in plain.name_servers(given)] == [("192.0.2.1", 5353)]
     assert plain.trust_ad(given) is TrustAd.NO
     assert plain.timeouts(given).rcpt == timedelta(seconds=7)
-    assert [(str(one.host), one.port) for one in plain.route_settings(given).ndr_route] == [
+    assert [(str(one.host), one.port) for one in plain.route_settings(given, {}).ndr_route] == [
         ("::1", 2525),
         ("mail.example", 25),
     ]

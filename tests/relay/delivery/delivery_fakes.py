@@ -19,10 +19,10 @@ from policy.names import IPAddress
 from policy.requirement import Level, MxMatch, ResultType
 from policy.tls_facts import TlsFailure, TlsSession
 from relay.delivery.dispatcher import Dispatcher, DispatchSettings
-from relay.delivery.hosts import Judgement, NextHop
 from relay.delivery.negotiation import Countable
 from relay.delivery.notices import NoticeWriter
 from relay.delivery.route import Policies, Router, RouteSettings
+from relay.delivery.routing_table import Judgement, NextHop, StaticRoute
 from relay.delivery.seam import HostError, Parcel, SendResult, SessionFacts, Target
 from relay.delivery.slot_table import SlotSettings
 from relay.delivery.slots import GaveWayError, Slot, Slots
@@ -185,9 +185,13 @@ def _facts(target: Target, host: FakeHost) -> SessionFacts:
             if target.requirement.mx_match is MxMatch.NOT_MATCHED:
                 failure = _tls_failure(FailureKind.HANDSHAKE)  # RFC 8461 App. B: the name is looked at first
             return SessionFacts(security=Security.OPPORTUNISTIC, tls=SESSION, testing_failure=failure)
-        case Level.ENCRYPTED:
-            raise AssertionError("no policy asks for that")
-        case Level.OPPORTUNISTIC:
+        case _ if target.requirement.route is not None:
+            if host.tls is not None:
+                kind = FailureKind.ROUTE_CERTIFICATE if host.tls is FailureKind.CERTIFICATE else FailureKind.ROUTE_TLS
+                raise HostError(HostFailure(kind=kind, detail="TLS", tls=failure), _TLS_KINDS[host.tls][1])
+            security = Security.ROUTE if target.requirement.names else Security.OPPORTUNISTIC
+            return SessionFacts(security=security, tls=SESSION)
+        case _:
             plain = host.tls in (FailureKind.STARTTLS_MISSING, FailureKind.STARTTLS_REFUSED, FailureKind.HANDSHAKE)
             return SessionFacts(
                 security=Security.PLAINTEXT if plain else Security.OPPORTUNISTIC, tls=None if plain else SESSION
@@ -269,6 +273,7 @@ class World:
 
     enforcement: Enforcement = Enforcement.ENFORCE
     ndr_route: tuple[NextHop, ...] = ()
+    routes: tuple[StaticRoute, ...] = ()
     own_names: frozenset[str] = frozenset({"relay.example.com"})
     own_addresses: frozenset[IPAddress] = frozenset()
     allow_private_addresses: bool = False
@@ -299,12 +304,14 @@ class World:
             settings=RouteSettings(
                 judgement=Judgement(enforcement=self.enforcement),
                 ndr_route=self.ndr_route,
+                routes=self.routes,
                 own_names=self.own_names,
                 own_addresses=self.own_addresses,
                 allow_private_addresses=self.allow_private_addresses,
             ),
             draw=self.draw,
             timer=self.clock.seconds,
+            now=self.clock.now,
         )
         self._ids = 0
         self.notices = NoticeWriter(

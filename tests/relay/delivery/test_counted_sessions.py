@@ -9,8 +9,8 @@ from policy_fakes import START
 
 from policy.requirement import PolicyType, ResultType
 from policy.tls_facts import TlsFailure
-from relay.delivery.hosts import NextHop
 from relay.delivery.negotiation import Countable, Negotiation
+from relay.delivery.routing_table import NextHop
 from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.message import Origin
 from relay.queue.tls_results import TlsResult

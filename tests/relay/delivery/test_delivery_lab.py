@@ -19,10 +19,10 @@ from policy.resolver import DnsResolver
 from policy.tls import TlsContexts
 from relay.delivery.client import Connector
 from relay.delivery.dispatcher import Dispatcher, DispatchSettings
-from relay.delivery.hosts import NextHop
 from relay.delivery.notices import NoticeWriter
 from relay.delivery.pool import ConnectionPool
 from relay.delivery.route import Router, RouteSettings
+from relay.delivery.routing_table import NextHop
 from relay.delivery.slot_table import SlotSettings
 from relay.delivery.slots import Slots
 from relay.delivery.tally import Tally
@@ -114,7 +114,9 @@ async def rig_around(
         settings=NoticeSettings(hostname="relay.example.com", postmaster="postmaster@example.com"),
         new_id=lambda: f"n{next(ids)}",
     )
-    router = Router(resolver=resolver, policies=policies, settings=route, draw=random.random, timer=timer)
+    router = Router(
+        resolver=resolver, policies=policies, settings=route, draw=random.random, timer=timer, now=clock.now
+    )
     worker = DeliveryWorker(
         store=store,
         router=router,

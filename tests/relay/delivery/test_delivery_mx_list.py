@@ -2,18 +2,14 @@
 
 import random
 from collections import Counter
-from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
 from delivery_fakes import found_addresses, found_mx
-from hypothesis import given
-from hypothesis import strategies as st
 from policy_fakes import HOUR, NODATA, NXDOMAIN, SERVFAIL
 
 from policy.answers import Answer, Found, MxRecord
 from policy.names import IPAddress
-from relay.delivery.hosts import NextHop
 from relay.delivery.mx_list import (
     MAX_ADDRESSES_OF_HOST,
     MAX_HOSTS,
@@ -116,30 +112,3 @@ def test_which_addresses_may_be_contacted(answer: Answer[IPAddress], expected: l
     else:
         assert [str(address) for address in found] == expected
         assert len(found) <= MAX_ADDRESSES_OF_HOST
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("smtp://mta.contoso.test:2525", NextHop(host="mta.contoso.test", port=2525)),
-        ("smtp://MTA.Contoso.test", NextHop(host="mta.contoso.test")),
-        ("smtp://10.0.0.1:26", NextHop(host=ip_address("10.0.0.1"), port=26)),
-        ("smtp://[2001:db8::1]:2525", NextHop(host=ip_address("2001:db8::1"), port=2525)),
-    ],
-)
-def test_a_next_hop_is_read_from_its_url(url: str, expected: NextHop) -> None:
-    assert NextHop.parse(url) == expected
-
-
-@pytest.mark.parametrize(
-    "url", ["", "mta", "smtps://mta", "smtp://", "smtp://a b", "smtp://mta:0", "smtp://mta:99999", "smtp://u@mta/x"]
-)
-def test_a_bad_next_hop_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        NextHop.parse(url)
-
-
-@given(st.text(max_size=40))
-def test_no_text_breaks_the_reading_of_a_next_hop(text: str) -> None:
-    with suppress(ValueError):
-        NextHop.parse(f"smtp://{text}")

@@ -10,7 +10,8 @@ from policy_fakes import SERVFAIL
 from policy.answers import Found, TlsaRecord
 from policy.decide import DaneMode, Enforcement
 from policy.requirement import Level, MxMatch, Requirement
-from relay.delivery.hosts import Judgement, NextHop, Route
+from relay.delivery.hosts import Route
+from relay.delivery.routing_table import Judgement, NextHop
 from relay.queue.attempt import FailureKind, Phase
 from relay.queue.message import Envelope, Job, NewMessage, NewRecipient, Origin, State
 from relay.status import Reply

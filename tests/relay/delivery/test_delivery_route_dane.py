@@ -10,7 +10,8 @@ from policy_fakes import SERVFAIL
 from policy.answers import Answer, Found, TlsaRecord, Unknown, UnknownReason
 from policy.names import IPAddress
 from policy.requirement import Level, MxMatch, Requirement
-from relay.delivery.hosts import Host, NextHop, Route
+from relay.delivery.hosts import Host, Route
+from relay.delivery.routing_table import NextHop
 from relay.queue.attempt import DaneScope, FailureKind
 from relay.queue.message import Origin
 

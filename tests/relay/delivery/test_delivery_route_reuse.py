@@ -156,7 +156,7 @@ async def test_a_recheck_ends_the_reuse() -> None:
     world = published()
     before = await route_of(world)
     world.publish("example.test", "2", "enforce", "other.example.test")
-    await world.router.recheck((await world.job()).message, before)
+    await world.router.recheck(before)
     now = await route_of(world)
     assert now.findings is not None
     assert now.findings.cached is not None

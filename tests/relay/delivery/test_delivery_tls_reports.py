@@ -10,7 +10,7 @@ from policy_fakes import NXDOMAIN
 
 from policy.answers import Found, TlsaRecord, Unknown, UnknownReason
 from policy.requirement import Level, Requirement
-from relay.delivery.hosts import NextHop
+from relay.delivery.routing_table import NextHop
 from relay.queue.attempt import FailureKind
 from relay.queue.message import Job, Notify, Origin, State
 from relay.queue.schedule import REPORT_LIFETIME

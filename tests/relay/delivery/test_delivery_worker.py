@@ -17,8 +17,8 @@ from policy.findings import Findings
 from policy.names import IPAddress
 from policy.requirement import ResultType
 from policy.store import FetchFailedError
-from relay.delivery.hosts import NextHop
 from relay.delivery.route import POLICY_SECONDS, Policies
+from relay.delivery.routing_table import NextHop
 from relay.delivery.seam import SendResult
 from relay.delivery.slot_table import SlotSettings
 from relay.logs import fields

@@ -14,8 +14,9 @@ from policy.mta_sts import parse_policy
 from policy.requirement import PolicyType, Refusal, Requirement, ResultType
 from policy.tls_facts import TlsFailure
 from relay.delivery.attempt_sessions import AttemptSessions
-from relay.delivery.hosts import Host, Judgement, judged, opportunistic
+from relay.delivery.hosts import Host, judged, opportunistic
 from relay.delivery.negotiation import Countable, Ends, Negotiation
+from relay.delivery.routing_table import Judgement
 from relay.delivery.session_results import MAX_LINES, refusal_results, session_results
 from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.tls_results import ReportedPolicy, SessionFailure, TlsResult
