@@ -48,7 +48,8 @@ class _Concession(Enum):
 class Connection:
     """An open connection that meets its target's requirement, and what the pool notes of it.
 
-    `clean`: a transaction has come to its end on it; `overlaps`: one has begun before the one ahead was answered.
+    `took`: how long it took to open, in seconds. `clean`: a transaction has come to its end on it; `overlaps`: one has
+    begun before the one ahead was answered.
     `waits_since` (loop time) while nobody has it; `timer` is then set, and may still be while somebody does.
     `tls_given_up` is why it is in plaintext, if TLS was tried and failed.
     """
@@ -57,6 +58,7 @@ class Connection:
     link: Link
     facts: SessionFacts
     tls_given_up: TlsFailure | None = None
+    took: float = 0.0
     transactions: int = 0
     clean: bool = False
     overlaps: bool = False

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from relay import events
 from relay.clock import Clock
-from relay.delivery.lanes import MAX_HANDED_PROVEN, MAX_HANDED_UNPROVEN, Lane, Lanes
+from relay.delivery.lanes import MAX_HANDED_PROVEN, MAX_HANDED_UNPROVEN, Lane
 from relay.delivery.slots import Slots
 from relay.delivery.tally import Tally
 from relay.delivery.worker import DeliveryWorker, Ended
@@ -82,7 +82,7 @@ class Dispatcher:
         self._metrics = metrics
         self._tally = tally
         self._settings = settings
-        self._lanes = Lanes()
+        self._lanes = slots.lanes
         self._runners: dict[_Runner, None] = {}
         self._unproven_runners = 0
         self._jobs = 0

@@ -48,7 +48,7 @@ class ConnectionPool:
         self.max_recipients_per_transaction = max_recipients_per_transaction
         self._connector = connector
         self._slots = slots
-        self._seats = Seats(slots)
+        self._seats = Seats(slots, idle=lambda target: bool(self._waiting.get(target)))
         self._out_of_step = RememberedHosts(OUT_OF_STEP_REMEMBERED, clock)
         self._metrics = metrics
         self._connection_idle = connection_idle
@@ -91,11 +91,14 @@ class ConnectionPool:
         """Raises HostError."""
         if self._closing:
             raise HostError(HostFailure(kind=FailureKind.INTERNAL, detail="the relay is shutting down"), Phase.CONNECT)
+        timer = asyncio.get_running_loop().time
+        began = timer()
         try:
             connection = await self._connector.connect(target)
         except HostError as error:
             self._metrics.pool_opened.labels(error.failure.kind.value).inc()
             raise
+        connection.took = timer() - began
         self._metrics.pool_opened.labels("ok").inc()
         self._metrics.pool_open.inc()
         connection.link.closed.add_done_callback(lambda _closed: self._lost(connection))

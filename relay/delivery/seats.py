@@ -3,15 +3,24 @@
 A job that has sent all of its message only waits for the reply: the next one for the same destination and target may
 send meanwhile (RFC 2920 §3.1). Both share the slot, which is given back when the last of them leaves. Jobs that wait
 for the same are served in order, unless others have a better claim to the slot (`Slots.wanted`).
+
+Another connection is opened at once where so much waits that it is worth its handshakes, at both ends. Else a job
+waits for those that there are, but not much longer than the latest of them took to open: a slow host takes long for
+that too, and so does all we do where it is we who are slow.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from relay.delivery.client import Connection
 from relay.delivery.seam import Target
 from relay.delivery.slots import Slot, Slots
+
+LEAST_PATIENCE_SECONDS = 0.1
+MOST_PATIENCE_SECONDS = 1.0
+"""How long a job waits at least, and at most, before it has another connection opened for it alone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,9 +47,13 @@ class _Waiter:
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """How many seats one destination has at one target, which of them are on offer, and the line for them."""
+    """How many seats one destination has at one target, which of them are on offer, and the line for them.
+
+    `patience`, in seconds, is for who could have a connection opened.
+    """
 
     key: tuple[str, Target]
+    patience: float = LEAST_PATIENCE_SECONDS
     seats: int = 0
     prompt: int = 0
     offered: dict[Seat, None] = field(default_factory=dict)
@@ -53,10 +66,11 @@ class _Row:
 
 
 class Seats:
-    """A row goes with its last seat."""
+    """A row goes with its last seat. `idle` tells whether a connection stands open that nobody uses."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, *, idle: Callable[[Target], bool] = lambda _target: False) -> None:
         self._slots = slots
+        self._idle = idle
         self._rows: dict[tuple[str, Target], _Row] = {}
 
     async def take(self, destination: str, target: Target, sender: object) -> Seat:
@@ -66,7 +80,13 @@ class Seats:
             for seat in row.offered:
                 if not self._slots.wanted(seat.slot):
                     return self._give(seat, sender)
-            if row.soon and (passed := await self._wait(row, sender)):
+            if row.soon:
+                passed = await self._wait(row, sender)
+            elif row.seats and not (self._slots.worth_another(destination, row.seats) or self._idle(target)):
+                passed = await self._wait(row, sender, row.patience)
+            else:
+                passed = None
+            if passed is not None:
                 return passed
         slot = self._slots.take(destination, target.mx_host)
         if slot is None and row is not None and row.seats and (passed := await self._wait(row, sender)):
@@ -95,6 +115,8 @@ class Seats:
         """Say whether the seat will soon be free for the next."""
         seat.row.prompt += prompt - seat.prompt
         seat.prompt = prompt
+        if seat.connection is not None:
+            seat.row.patience = min(max(seat.connection.took, LEAST_PATIENCE_SECONDS), MOST_PATIENCE_SECONDS)
 
     def leave(self, seat: Seat) -> bool:
         """One user has nothing more to do with the seat. True if it was the last: `vacate` is to follow."""
@@ -133,16 +155,21 @@ class Seats:
         row.seats += 1
         return seat
 
-    async def _wait(self, row: _Row, sender: object) -> Seat | None:
-        """Stand in line; None if there is nothing more to wait for."""
-        waiter = _Waiter(sender, asyncio.get_running_loop().create_future())
+    async def _wait(self, row: _Row, sender: object, patience: float | None = None) -> Seat | None:
+        """Stand in line; None if there is nothing more to wait for, or patience, in seconds, is at its end."""
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(sender, loop.create_future())
         row.line.append(waiter)
+        timer = loop.call_later(patience, _leave, row, waiter) if patience is not None else None
         try:
             return await waiter.seat
         except asyncio.CancelledError:
             if waiter.seat.done() and not waiter.seat.cancelled() and (seat := waiter.seat.result()):
                 self._return(seat)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _return(self, seat: Seat) -> None:
         """Whoever was given the seat is gone before it could use it."""
@@ -158,3 +185,9 @@ def _first(line: deque[_Waiter]) -> _Waiter | None:
         if not waiter.seat.done():
             return waiter
     return None
+
+
+def _leave(row: _Row, waiter: _Waiter) -> None:
+    if not waiter.seat.done():
+        row.line.remove(waiter)
+        waiter.seat.set_result(None)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from policy.names import IPAddress
+from relay.delivery.lanes import Lanes
 from relay.delivery.slot_table import Demand, SlotSettings, SlotTable, Standing
 from relay.queue.attempt import HostFailure, Phase
 
@@ -21,6 +22,9 @@ LINE_SECONDS = 10.0
 LEAST_PATIENCE_SECONDS = 2.0
 """How long a host has to come to a session, however long the line: some ten round trips."""
 
+
+JOBS_PER_CONNECTION = 20
+"""So many small messages go over one connection in about the time that it takes to open another."""
 
 ATTEMPTS_PER_CONNECTION = 3
 """One sends, one has sent and waits for the reply or writes down what came of it, and one is next in line."""
@@ -60,11 +64,15 @@ class _Waiter:
 
 
 class Slots:
-    """Serves those whose limits allow a slot, in turn. `timer` gives seconds that never go back."""
+    """Serves those whose limits allow a slot, in turn. `timer` gives seconds that never go back.
+
+    `lanes`: the work that waits in memory, which says how many slots are worth having.
+    """
 
     def __init__(
         self, *, settings: SlotSettings, timer: Callable[[], float], line_seconds: float = LINE_SECONDS
     ) -> None:
+        self.lanes = Lanes()
         self._table = SlotTable(settings)
         self._timer = timer
         self._line_seconds = line_seconds
@@ -96,6 +104,11 @@ class Slots:
         """
         limit = self.limit(destination)
         return limit if limit == 1 else ATTEMPTS_PER_CONNECTION * limit
+
+    def worth_another(self, destination: str, connections: int) -> bool:
+        """Whether so much waits for the destination that its connections are too few, however fast the host is."""
+        lane = self.lanes.get(destination)
+        return lane is None or lane.runners + len(lane.jobs) > JOBS_PER_CONNECTION * connections
 
     def proven(self, destination: str) -> bool:
         return self._table.standing(destination, self._timer()) is Standing.PROVEN

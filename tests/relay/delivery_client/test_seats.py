@@ -6,10 +6,14 @@ import ipaddress
 import pytest
 
 from policy.requirement import Level, Requirement
-from relay.delivery.seam import Target
-from relay.delivery.seats import Seat, Seats
+from relay.delivery.client import Connection
+from relay.delivery.link import Link
+from relay.delivery.seam import SessionFacts, Target
+from relay.delivery.seats import LEAST_PATIENCE_SECONDS, MOST_PATIENCE_SECONDS, Seat, Seats
 from relay.delivery.slot_table import SlotSettings
-from relay.delivery.slots import Slots
+from relay.delivery.slots import JOBS_PER_CONNECTION, Slots
+from relay.delivery.timeouts import Timeouts
+from relay.queue.attempt import Security
 
 ADDRESS = ipaddress.ip_address("198.41.0.1")
 MX, OTHER_MX = "mx.test", "mx.other.test"
@@ -141,3 +145,94 @@ async def test_a_seat_at_which_no_session_ever_stood_is_given_back() -> None:
     await turn()
     assert not row.leave(seat)
     assert (await waiting).slot is not seat.slot
+
+
+class Idle:
+    """Whether a connection stands open that nobody uses."""
+
+    def __init__(self) -> None:
+        self.there = False
+
+    def __call__(self, _target: Target) -> bool:
+        return self.there
+
+
+class Little(Row):
+    """A row for whose destination little waits, and whose first connection took so many seconds to open."""
+
+    def __init__(self, jobs: int = JOBS_PER_CONNECTION) -> None:
+        super().__init__()
+        self.idle = Idle()
+        self.seats = Seats(self.slots, idle=self.idle)
+        self.slots.lanes.at("a.test").runners = jobs
+
+    async def busy(self, took: float) -> Seat:
+        seat = await self.take()
+        target = seat.row.key[1]
+        link = Link(requirement=target.requirement, hostname="relay.test", timeouts=Timeouts())
+        facts = SessionFacts(security=Security.PLAINTEXT)
+        seat.connection = Connection(target=target, link=link, facts=facts, took=took)
+        self.slots.opened(seat.slot, ADDRESS)
+        self.seats.mark(seat, prompt=False)
+        return seat
+
+
+@pytest.mark.parametrize("took", [0.0, 0.2])
+async def test_where_little_waits_a_job_waits_as_long_as_opening_takes(took: float) -> None:
+    row, loop = Little(), asyncio.get_running_loop()
+    first = await row.busy(took)
+    began = loop.time()
+    async with asyncio.timeout(5):
+        second = await row.take()
+    assert loop.time() - began >= max(took, LEAST_PATIENCE_SECONDS) - 0.01
+    assert second is not first
+    assert not first.row.line
+
+
+async def test_no_opening_however_long_makes_a_job_wait_much_longer() -> None:
+    row = Little()
+    first = await row.busy(60.0)
+    async with asyncio.timeout(MOST_PATIENCE_SECONDS + 2):
+        assert await row.take() is not first
+
+
+async def test_where_little_waits_a_seat_that_is_free_in_time_is_taken() -> None:
+    row = Little()
+    first = await row.busy(5.0)
+    waiting = [row.queue(), row.queue()]
+    await turn()
+    assert not any(one.done() for one in waiting)
+    row.seats.offer(first)
+    assert await waiting[0] is first
+    row.seats.offer(first)
+    assert await waiting[1] is first
+
+
+async def test_where_much_waits_another_is_opened_at_once() -> None:
+    row = Little(JOBS_PER_CONNECTION + 1)
+    first = await row.busy(5.0)
+    opening = row.queue()
+    await turn()
+    assert opening.done()
+    assert await opening is not first
+
+
+async def test_nobody_waits_while_a_connection_stands_idle() -> None:
+    row = Little()
+    first = await row.busy(5.0)
+    row.idle.there = True
+    opening = row.queue()
+    await turn()
+    assert opening.done()
+    assert await opening is not first
+
+
+async def test_one_whose_patience_ends_waits_on_where_no_more_can_be_had() -> None:
+    row = Little()
+    first, second = await row.busy(0.0), await row.busy(0.0)
+    waiting = row.queue()
+    await asyncio.wait([waiting], timeout=2 * LEAST_PATIENCE_SECONDS)
+    assert not waiting.done()
+    row.seats.offer(second)
+    assert await waiting is second
+    assert first.users == 1
