@@ -135,9 +135,9 @@ class MemoryQueueStore:
     async def room_for(self, size: int) -> bool:
         return not self.full
 
-    async def due_destinations(self, limit: int) -> Sequence[Destination]:
+    async def due_destinations(self, limit: int) -> Sequence[str]:
         due = [row for row in self._rows() if row.due_in is not None and row.due_in <= timedelta(0)]
-        return sorted(due, key=lambda row: row.due_in or timedelta(0))[:limit]
+        return [row.name for row in sorted(due, key=lambda row: row.due_in or timedelta(0))[:limit]]
 
     async def claim(self, destination: str, limit: int) -> Sequence[Job]:
         self._check()

@@ -300,10 +300,10 @@ class Dispatcher:
         due = await self._store.due_destinations(limit)
         self._room.clear()
         left_out = False
-        for row in due:
-            known = self._lanes.get(row.name) is not None
-            if known or len(self._lanes) < self._settings.max_lanes or self._slots.proven(row.name):
-                lane = self._lanes.at(row.name)
+        for name in due:
+            known = self._lanes.get(name) is not None
+            if known or len(self._lanes) < self._settings.max_lanes or self._slots.proven(name):
+                lane = self._lanes.at(name)
                 lane.due = True
                 self._fill(lane)
             else:

@@ -21,7 +21,7 @@ from relay.value import Choice, value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """One destination row. `due_in` is zero or less when work is due; None when nothing is scheduled."""
+    """What waits at one destination. `due_in` is zero or less when work is due; None when nothing is scheduled."""
 
     name: str
     queued: int
@@ -170,8 +170,8 @@ class QueueStore(Protocol):
         """Whether a message of this size would be accepted now (`store.min_free_disk`)."""
         ...
 
-    async def due_destinations(self, limit: int) -> Sequence[Destination]:
-        """Destinations that have due work, not paused, not cooled down; the longest due first."""
+    async def due_destinations(self, limit: int) -> Sequence[str]:
+        """Names of the destinations that have due work, not paused, not cooled down; the longest due first."""
         ...
 
     async def claim(self, destination: str, limit: int) -> Sequence[Job]:

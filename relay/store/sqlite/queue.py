@@ -169,7 +169,7 @@ class SqliteQueueStore:
     async def room_for(self, size: int) -> bool:
         return await self._room.has(size, self._clock.now())
 
-    async def due_destinations(self, limit: int) -> Sequence[Destination]:
+    async def due_destinations(self, limit: int) -> Sequence[str]:
         return await self._reader.run(partial(views.due_destinations, now=self._now(), limit=limit))
 
     async def claim(self, destination: str, limit: int) -> Sequence[Job]:

@@ -1,4 +1,4 @@
--- The queue (docs/architecture.md, "The queue"), version 4.
+-- The queue (docs/architecture.md, "The queue"), version 5.
 --
 -- Times are microseconds since 1970-01-01 UTC by the store's clock; durations end in _us.
 -- Ids come from `sequence`, a block at a time, and are never used twice: an old lease or upload can name nothing new.
@@ -85,7 +85,6 @@ CREATE TABLE jobs (
     recipients         TEXT NOT NULL,
     finished           TEXT NOT NULL DEFAULT '',
     record             TEXT,
-    waiting_since      INTEGER GENERATED ALWAYS AS (CASE WHEN state IN ('queued', 'leased') THEN accepted_at END) VIRTUAL,
     tls_wish           INTEGER NOT NULL DEFAULT 0,
     CHECK ((state = 'leased') = (leased_by IS NOT NULL AND leased_until IS NOT NULL)),
     CHECK (state <> 'held' OR (hold_reason IS NOT NULL AND held_at IS NOT NULL)),
@@ -97,7 +96,7 @@ CREATE UNIQUE INDEX jobs_queue_id ON jobs (queue_id, number);
 CREATE INDEX jobs_due ON jobs (destination, next_attempt_at) WHERE state = 'queued';
 CREATE INDEX jobs_leased ON jobs (leased_until) WHERE state = 'leased';
 CREATE INDEX jobs_held ON jobs (destination) WHERE state = 'held';
-CREATE INDEX jobs_waiting ON jobs (destination, waiting_since) WHERE waiting_since IS NOT NULL;
+CREATE INDEX jobs_oldest ON jobs (destination, accepted_at) WHERE state = 'queued';
 CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
 
 -- Records of attempts before the last: a job's first and the last ten are kept. id is the fence under which it went here.
@@ -113,15 +112,14 @@ WHEN old.record IS NOT NULL AND new.record IS NOT old.record BEGIN
     INSERT INTO attempts (job_id, id, record) VALUES (old.id, old.fence, old.record);
 END;
 
--- What waits at one destination; kept true by the triggers below. bytes counts all that is not final.
--- due_at is when there is something to do: NULL if nothing is queued or the destination is paused.
+-- What is queued or held at one destination; kept true by the triggers below. What is leased is counted when it is asked
+-- for (jobs_leased): there is little of it, and mail that is leased at once and then final touches no row here.
+-- oldest_at is of what is queued. due_at is when there is something to do: NULL if nothing is queued or it is paused.
 CREATE TABLE destinations (
     name              TEXT PRIMARY KEY,
     queued            INTEGER NOT NULL DEFAULT 0,
-    in_flight         INTEGER NOT NULL DEFAULT 0,
     bytes             INTEGER NOT NULL DEFAULT 0,
     recipients_queued INTEGER NOT NULL DEFAULT 0,
-    recipients_leased INTEGER NOT NULL DEFAULT 0,
     recipients_held   INTEGER NOT NULL DEFAULT 0,
     oldest_at         INTEGER,
     next_attempt_at   INTEGER,
@@ -132,8 +130,6 @@ CREATE TABLE destinations (
 
 CREATE INDEX destinations_due ON destinations (due_at) WHERE due_at IS NOT NULL;
 
--- Destination rows change with their jobs. Two triggers for each event, so that mail on the fast path (leased at once,
--- then final) never touches next_attempt_at and its index.
 CREATE TRIGGER job_queued AFTER INSERT ON jobs WHEN new.state = 'queued' BEGIN
     INSERT INTO destinations (name, queued, bytes, recipients_queued, oldest_at, next_attempt_at)
     VALUES (new.destination, 1, new.size, new.waiting, new.accepted_at, new.next_attempt_at)
@@ -143,26 +139,6 @@ CREATE TRIGGER job_queued AFTER INSERT ON jobs WHEN new.state = 'queued' BEGIN
         recipients_queued = recipients_queued + excluded.recipients_queued,
         oldest_at = ifnull(min(oldest_at, excluded.oldest_at), excluded.oldest_at),
         next_attempt_at = ifnull(min(next_attempt_at, excluded.next_attempt_at), excluded.next_attempt_at);
-END;
-
-CREATE TRIGGER job_leased_at_once AFTER INSERT ON jobs WHEN new.state = 'leased' BEGIN
-    INSERT INTO destinations (name, in_flight, bytes, recipients_leased, oldest_at)
-    VALUES (new.destination, 1, new.size, new.waiting, new.accepted_at)
-    ON CONFLICT (name) DO UPDATE SET
-        in_flight = in_flight + 1,
-        bytes = bytes + excluded.bytes,
-        recipients_leased = recipients_leased + excluded.recipients_leased,
-        oldest_at = ifnull(min(oldest_at, excluded.oldest_at), excluded.oldest_at);
-END;
-
-CREATE TRIGGER job_finished AFTER UPDATE OF state ON jobs WHEN old.state = 'leased' AND new.waiting = 0 BEGIN
-    UPDATE destinations SET
-        in_flight = in_flight - 1,
-        bytes = bytes - new.size,
-        recipients_leased = recipients_leased - old.waiting,
-        oldest_at = (SELECT min(waiting_since) FROM jobs
-                     WHERE destination = new.destination AND waiting_since IS NOT NULL)
-    WHERE name = new.destination;
 END;
 
 -- The content goes with the last job that needs it: up to 1 MiB (4 pieces) at once, more of it later in bounded steps.
@@ -176,17 +152,16 @@ CREATE TRIGGER job_needs_no_content AFTER UPDATE OF state ON jobs WHEN old.waiti
     WHERE new.size > 1048576 AND NOT EXISTS (SELECT 1 FROM shared WHERE content_id = new.content_id);
 END;
 
-CREATE TRIGGER job_moved AFTER UPDATE OF state, waiting, next_attempt_at ON jobs WHEN new.waiting > 0 BEGIN
+CREATE TRIGGER job_moved AFTER UPDATE OF state, waiting, next_attempt_at ON jobs
+WHEN old.state IN ('queued', 'held') OR new.state IN ('queued', 'held') BEGIN
+    INSERT INTO destinations (name) VALUES (new.destination) ON CONFLICT (name) DO NOTHING;
     UPDATE destinations SET
         queued = queued + (new.state = 'queued') - (old.state = 'queued'),
-        in_flight = in_flight + (new.state = 'leased') - (old.state = 'leased'),
+        bytes = bytes + ((new.state IN ('queued', 'held')) - (old.state IN ('queued', 'held'))) * new.size,
         recipients_queued = recipients_queued + (new.state = 'queued') * new.waiting - (old.state = 'queued') * old.waiting,
-        recipients_leased = recipients_leased + (new.state = 'leased') * new.waiting - (old.state = 'leased') * old.waiting,
         recipients_held = recipients_held + (new.state = 'held') * new.waiting - (old.state = 'held') * old.waiting,
-        oldest_at = (SELECT min(waiting_since) FROM jobs
-                     WHERE destination = new.destination AND waiting_since IS NOT NULL),
-        next_attempt_at = (SELECT min(next_attempt_at) FROM jobs
-                           WHERE destination = new.destination AND state = 'queued')
+        oldest_at = (SELECT min(accepted_at) FROM jobs WHERE destination = new.destination AND state = 'queued'),
+        next_attempt_at = (SELECT min(next_attempt_at) FROM jobs WHERE destination = new.destination AND state = 'queued')
     WHERE name = new.destination;
 END;
 

@@ -42,7 +42,10 @@ _MARK_FAILED = (
     "AND EXISTS (SELECT 1 FROM json_each('[' || rtrim(finished, ',') || ']') "
     "WHERE json_extract(value, '$[6]') = 'failed')"
 )
-_COOL = "UPDATE destinations SET cooled_until = max(cooled_until, ?) WHERE name = ?"
+_COOL = (
+    "INSERT INTO destinations (name, cooled_until) VALUES (?, ?) "
+    "ON CONFLICT (name) DO UPDATE SET cooled_until = max(cooled_until, excluded.cooled_until)"
+)
 
 
 class Ending(NamedTuple):
@@ -161,4 +164,4 @@ def _end_rarely(connection: sqlite3.Connection, ending: Ending) -> None:
     if ending.state is State.DELIVERED and job.lease.fence > 1:  # an earlier attempt may have failed some
         connection.execute(_MARK_FAILED, (job.id,))
     if ending.cool_until is not None:
-        connection.execute(_COOL, (ending.cool_until, job.destination))
+        connection.execute(_COOL, (job.destination, ending.cool_until))

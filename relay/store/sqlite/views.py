@@ -13,13 +13,20 @@ from relay.store.records import load_attempt
 from relay.store.sqlite.intake import CHUNK_SIZE, chunk_key
 from relay.store.sqlite.rows import MESSAGE_COLUMNS, MESSAGE_WIDTH, Row, from_us, message, notify_of
 
-_DESTINATION = "SELECT name, queued, bytes, in_flight, oldest_at, due_at, paused FROM destinations"
-SELECT_DUE_DESTINATIONS = f"{_DESTINATION} WHERE due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?"
-_SELECT_DESTINATIONS = f"{_DESTINATION} ORDER BY queued DESC, name LIMIT ?"
+SELECT_DUE_DESTINATIONS = (
+    "SELECT name FROM destinations WHERE due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?"
+)
 SELECT_NEXT_DUE = "SELECT min(due_at) FROM destinations WHERE due_at IS NOT NULL AND due_at > ?"
+_SELECT_DESTINATIONS = (
+    "SELECT name, sum(queued), sum(bytes), sum(in_flight), min(oldest_at), max(due_at), max(paused) FROM ("
+    "SELECT name, queued, bytes, 0 AS in_flight, oldest_at, due_at, paused FROM destinations "
+    "UNION ALL SELECT destination, 0, size, 1, accepted_at, NULL, 0 FROM jobs WHERE state = 'leased'"
+    ") GROUP BY name ORDER BY sum(queued) DESC, name LIMIT ?"
+)
 _SELECT_SUMS = (
-    "SELECT sum(recipients_queued), sum(recipients_leased), sum(recipients_held), sum(bytes), min(oldest_at) "
-    "FROM destinations"
+    "SELECT sum(queued), sum(leased), sum(held), sum(bytes), min(oldest_at) FROM ("
+    "SELECT recipients_queued AS queued, 0 AS leased, recipients_held AS held, bytes, oldest_at FROM destinations "
+    "UNION ALL SELECT 0, waiting, 0, size, accepted_at FROM jobs WHERE state = 'leased')"
 )
 SELECT_ENTRY = (
     f"SELECT {MESSAGE_COLUMNS}, destination, state, attempts, next_attempt_at, hold_reason, "  # noqa: S608  constants
@@ -29,8 +36,8 @@ SELECT_JOBS_OF = "SELECT id FROM jobs WHERE queue_id = ? ORDER BY number"
 SELECT_CONTENT = "SELECT content_id, size FROM jobs WHERE queue_id = ? AND waiting > 0 LIMIT 1"
 
 
-def due_destinations(connection: sqlite3.Connection, now: int, limit: int) -> list[Destination]:
-    return [_destination(row, now) for row in connection.execute(SELECT_DUE_DESTINATIONS, (now, limit))]
+def due_destinations(connection: sqlite3.Connection, now: int, limit: int) -> list[str]:
+    return [row[0] for row in connection.execute(SELECT_DUE_DESTINATIONS, (now, limit))]
 
 
 def destinations(connection: sqlite3.Connection, now: int, limit: int) -> list[Destination]:

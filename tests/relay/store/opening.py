@@ -34,16 +34,15 @@ async def open_store(
 
 
 _TRUE_ROWS = """
-    SELECT destination, sum(state = 'queued'), sum(state = 'leased'), sum(size),
-           sum((state = 'queued') * waiting), sum((state = 'leased') * waiting), sum((state = 'held') * waiting),
-           min(iif(state IN ('queued', 'leased'), accepted_at, NULL)), min(iif(state = 'queued', next_attempt_at, NULL))
-    FROM jobs WHERE waiting > 0 GROUP BY destination ORDER BY destination
+    SELECT destination, sum(state = 'queued'), sum(size),
+           sum((state = 'queued') * waiting), sum((state = 'held') * waiting),
+           min(iif(state = 'queued', accepted_at, NULL)), min(iif(state = 'queued', next_attempt_at, NULL))
+    FROM jobs WHERE state IN ('queued', 'held') GROUP BY destination ORDER BY destination
 """
 _KEPT_ROWS = """
-    SELECT name, queued, in_flight, bytes, recipients_queued, recipients_leased, recipients_held, oldest_at,
-           next_attempt_at
+    SELECT name, queued, bytes, recipients_queued, recipients_held, oldest_at, next_attempt_at
     FROM destinations
-    WHERE queued OR in_flight OR bytes OR recipients_queued OR recipients_leased OR recipients_held
+    WHERE queued OR bytes OR recipients_queued OR recipients_held
           OR oldest_at IS NOT NULL OR next_attempt_at IS NOT NULL
     ORDER BY name
 """
