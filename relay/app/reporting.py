@@ -120,9 +120,9 @@ class ReportSender:
     async def _look(self, means: Means) -> None:
         try:
             await self.resume(means)
-            if self._clock.now() >= self._plan_again_at:
+            if (now := self._clock.now()) >= self._plan_again_at:
                 await self.plan_yesterday(means)
-                self._plan_again_at = self._clock.now() + _PLAN_EVERY
+                self._plan_again_at = now + _PLAN_EVERY
             await self.send_due(means)
         except StoreDeadError:
             raise

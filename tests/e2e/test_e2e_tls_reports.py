@@ -5,13 +5,15 @@ import contextlib
 import gzip
 import json
 import ssl
+import time
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from email import message_from_bytes, policy
 from pathlib import Path
+from typing import Any
 
 import dkim
 import pytest
@@ -44,30 +46,38 @@ dkim_domain = "legacy.test"
 dkim_selector = "tlsrpt"
 dkim_key_file = "key.pem"
 """
+_SPEED = 60
 CONTENT = b"Subject: hello\r\n\r\nhello\r\n"
 
 
-class JumpingClock:
-    """The system's clock, set ahead when a test says so; those whose sleep is over then wake."""
+def at(day: date, hour: int) -> datetime:
+    return datetime(day.year, day.month, day.day, hour, tzinfo=UTC)
+
+
+class QuickClock:
+    """A minute of it is a second, and it jumps when a test says so; those whose sleep is over then wake."""
 
     def __init__(self) -> None:
-        self._ahead = timedelta(0)
+        self._set(datetime.now(UTC))
         self._jumped = asyncio.Event()
 
     def now(self) -> datetime:
-        return datetime.now(UTC) + self._ahead
+        return self._from + (time.monotonic() - self._since) * _SPEED * timedelta(seconds=1)
 
     async def sleep(self, seconds: float) -> None:
         until = self.now() + timedelta(seconds=seconds)
         while (left := (until - self.now()).total_seconds()) > 0:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(left / _SPEED):
                     await self._jumped.wait()
 
     def jump(self, to: datetime) -> None:
-        self._ahead = to - datetime.now(UTC)
+        self._set(to)
         jumped, self._jumped = self._jumped, asyncio.Event()
         jumped.set()
+
+    def _set(self, now: datetime) -> None:
+        self._from, self._since = now, time.monotonic()
 
 
 @dataclass
@@ -76,7 +86,7 @@ class World:
 
     lab: Lab
     scene: Scene
-    clock: JumpingClock
+    clock: QuickClock
     signer: DkimSigner
     relay: Relay = field(init=False)
 
@@ -108,7 +118,7 @@ class World:
     def next_morning(self) -> None:
         """After midnight, and the hours over which reports are spread."""
         tomorrow = self.clock.now().date() + timedelta(days=1)
-        self.clock.jump(datetime.combine(tomorrow, time(5), UTC))
+        self.clock.jump(at(tomorrow, 5))
 
     def metric(self, result: str) -> float:
         return self.relay.registry.get_sample_value("mta_sts_relay_tls_reports_total", {"result": result}) or 0.0
@@ -136,8 +146,8 @@ async def world(lab: Lab, scene: Scene, key: bytes) -> AsyncIterator[World]:
     key_file = scene.directory / "key.pem"
     key_file.write_bytes(key)
     scene.configure(SETTINGS)
-    clock = JumpingClock()
-    clock.jump(datetime.combine(clock.now().date() + timedelta(days=1), time(12), UTC))
+    clock = QuickClock()
+    clock.jump(at(clock.now().date() + timedelta(days=1), 12))
     signer = DkimSigner.load(domain="legacy.test", selector="tlsrpt", key_file=key_file)
     made = World(lab, scene, clock, signer)
     settings = load(scene.config)
@@ -282,6 +292,35 @@ async def test_no_endpoint_and_no_record_however_odd_keeps_mail_or_other_reports
         assert await world.relay.reasons_not_ready() == []
 
 
+@pytest.mark.rfc("8460-3-ac", "8460-4.2-a", "8460-4.2-c", "8460-4.2-d", "8460-5.3-a", "8461-x-c")
+async def test_mail_is_counted_and_the_mail_that_tells_of_it_is_not(world: World) -> None:
+    lab = world.lab
+    await lab.domain(
+        "shop.test",
+        mx=[("mx.shop.test", 10, MxBehaviour(certificate=CertificateKind.EXPIRED))],
+        policy=PolicySite(mode="testing", mx=("mx.shop.test",)),
+    )
+    world.publish("shop.test", "mailto:reports@shop.test")
+    host = lab.hosts["mx.shop.test"]
+    for number in range(3):
+        await world.send("shop.test")
+        await host.wait_for_messages(number + 1, 30)
+    world.next_morning()
+    *_, message = await host.wait_for_messages(4, 30)
+    assert message.tls
+    report: Any = attached(message)
+    (one,) = report["policies"]
+    assert one["policy"]["policy-type"] == "sts"
+    assert one["policy"]["mx-host"] == ["mx.shop.test"]
+    (failure,) = one["failure-details"]
+    assert failure["result-type"] == "certificate-expired"
+    sessions = len([session for session in host.sessions if session.messages]) - 1
+    assert failure["failed-session-count"] == one["summary"]["total-failure-session-count"] == sessions
+    assert parse_report_email(message.content, offline=True)["report_type"] == "smtp_tls"
+    day = str(world.clock.now().date())
+    assert (await world.scene.cli("tlsrpt", "preview", "--day", day))[0] == 1, "the report itself is in no report"
+
+
 @pytest.mark.rfc("8460-8-a")
 async def test_reporting_is_switched_off_and_on_without_a_restart(world: World) -> None:
     taker, settings = Taker(), world.relay.settings
@@ -290,11 +329,11 @@ async def test_reporting_is_switched_off_and_on_without_a_restart(world: World) 
         world.publish("a.test", f"https://r.test:{host.port}/")
         await world.count("a.test")
         assert await world.relay.reload(off) == ()
-        world.next_morning()
-        world.clock.jump(world.clock.now() + timedelta(hours=1))
         assert world.relay._outbound.poster is None
+        world.next_morning()
+        await world.clock.sleep(150)  # two looks, at least
+        assert host.connections == 0
         assert await world.relay.reload(settings) == ()
-        world.clock.jump(world.clock.now() + timedelta(hours=1))
         await world.reports("posted", 1)
     assert len(taker.bodies) == 1
 
