@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from policy.findings import CachedPolicy, FetchFailure
 from policy.journal import JournalEntry
 from relay.delivery.routing_table import Weakening
+from relay.delivery.seam import Target
 from relay.queue.attempt import Attempt, HostAttempt, Outcome
 from relay.queue.enforcement import recipient_breach
 from relay.queue.message import Job, Message, NewMessage
@@ -263,6 +264,12 @@ def destination_cooled(destination: str, wait: timedelta, reason: str) -> None:
     """No host of a destination could be used, so that all its mail waits."""
     fields = {"destination": destination, "wait_seconds": wait.total_seconds(), "reason": reason}
     log.warning("destination.cooled", extra=fields)
+
+
+def tls_conceded(target: Target, concession: str, detail: str) -> None:
+    """TLS with a host fails and nothing demands it, so for an hour it gets less: a small hello, or plaintext."""
+    fields = {"remote_mta": target.mx_host, "remote_address": str(target.address), "port": target.port}
+    log.warning("tls.conceded", extra=fields | {"concession": concession, "detail": detail})
 
 
 # -- policy ---------------------------------------------------------------------------------------------------

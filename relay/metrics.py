@@ -65,6 +65,11 @@ class Metrics:
             "time_in_queue_seconds", "Time from acceptance to the final outcome of a recipient.", _QUEUE_SECONDS
         )
         self.pool_opened = counters("pool_connections_opened", "Connections opened to MX hosts, by result.", "result")
+        self.tls_concessions = counters(
+            "tls_concessions",
+            "Connections to hosts whose TLS handshake fails and of which nothing is demanded, by what they needed.",
+            "concession",
+        )
         self.pool_reused = counter("pool_connections_reused", "Transactions on a connection that was open already.")
         self.pool_open = gauge("pool_open_connections", "Connections to MX hosts now open.")
 

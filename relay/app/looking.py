@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 
 from policy.findings import Findings, LookupResult
-from policy.requirement import Requirement
 from relay.app import plain
 from relay.app.advice import policy_advice, route_advice
 from relay.app.clock import SystemClock
@@ -19,7 +18,7 @@ from relay.app.state_dir import POLICY_FILE
 from relay.app.stopwatch import Stopwatch
 from relay.config import Settings
 from relay.delivery.hosts import Host
-from relay.delivery.seam import HostError, SessionFacts, Target
+from relay.delivery.seam import HostError, SessionFacts
 from relay.delivery.slots import Slots
 from relay.metrics import Metrics, process_registry
 from relay.queue.attempt import HostFailure, Phase
@@ -116,17 +115,15 @@ def _policy_step(findings: Findings | None, look_ups: Sequence[Step]) -> Iterato
 
 
 async def _connect(outbound: Outbound, watch: Stopwatch, host: Host, wanted: bool) -> tuple[AddressLook, ...]:
-    if not wanted or isinstance(host.where, HostFailure) or not isinstance(host.verdict, Requirement):
-        return ()
     looks = []
-    for address in host.where[:_MAX_ADDRESSES]:
-        target = Target(mx_host=host.name, address=address, port=host.port, requirement=host.verdict)
+    for target in host.targets[:_MAX_ADDRESSES] if wanted else ():
+        address = str(target.address)
         try:
             async with outbound.pool.open(target, destination=host.name, size=0) as session:
-                looks.append(AddressLook(address=str(address), tries=watch.take_tries(), facts=session.facts))
+                looks.append(AddressLook(address=address, tries=watch.take_tries(), facts=session.facts))
         except HostError as error:
             tries = watch.take_tries()
-            looks.append(AddressLook(address=str(address), tries=tries, phase=error.phase, failure=error.failure))
+            looks.append(AddressLook(address=address, tries=tries, phase=error.phase, failure=error.failure))
     return tuple(looks)
 
 

@@ -24,7 +24,7 @@ from relay.delivery.protocol import LinkError
 from relay.delivery.remembered import RememberedHosts
 from relay.delivery.seam import HostError, LinkObserver, NullLinkObserver, SessionFacts, Target
 from relay.delivery.timeouts import Timeouts
-from relay.queue.attempt import FailureKind, Security
+from relay.queue.attempt import FailureKind, HostFailure, Security
 from relay.status import Reply
 
 CONCESSION_REMEMBERED = timedelta(hours=1)
@@ -37,11 +37,11 @@ _MX_NOT_IN_POLICY = TlsFailure(
 )
 
 
-class _Concession(Enum):
+class Concession(Enum):
     """What a host needs where nothing is demanded of it, the greatest first; each is a new connection."""
 
     PLAINTEXT = "plaintext"
-    SMALL_HELLO = "small hello"
+    SMALL_HELLO = "small-hello"
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -66,6 +66,8 @@ class Connection:
     may_carry: int = 1
     waits_since: float | None = None
     timer: asyncio.TimerHandle | None = None
+    concession: Concession | None = None
+    conceded_for: HostFailure | None = None
 
 
 class Connector:
@@ -95,7 +97,7 @@ class Connector:
         self._clock = clock
         self._counts_sessions = counts_sessions
         self._links: set[Link] = set()
-        self._conceded = {each: RememberedHosts(CONCESSION_REMEMBERED, clock) for each in _Concession}
+        self._conceded = {each: RememberedHosts(CONCESSION_REMEMBERED, clock) for each in Concession}
 
     async def connect(self, target: Target) -> Connection:
         """Return a connection ready for MAIL. Raises HostError."""
@@ -175,24 +177,25 @@ class Connector:
         """
         known = next((each for each, hosts in self._conceded.items() if target in hosts), None)
         needed, failure = known, None
-        while needed is not _Concession.PLAINTEXT:
+        while needed is not Concession.PLAINTEXT:
             try:
                 connection = await self._with_concession(target, needed)
                 break
             except HostError as error:
-                if error.failure.tls is None:
+                failure = error.failure
+                if failure.tls is None:
                     raise
-                needed, failure = _next_concession(needed, error.failure.kind), error.failure.tls
+                needed = _next_concession(needed, failure.kind)
         else:
             connection = await self._attempt(target, target.requirement, lambda link: self._in_the_clear(link, target))
-            connection.tls_given_up = failure
-        if needed is not None and needed is not known:
+        if needed is not None and failure is not None:
             self._conceded[needed].note(target)
+        connection.concession, connection.conceded_for = needed, failure
         return connection
 
-    async def _with_concession(self, target: Target, needed: _Concession | None) -> Connection:
+    async def _with_concession(self, target: Target, needed: Concession | None) -> Connection:
         """Connect with TLS, if the host offers it."""
-        if needed is _Concession.SMALL_HELLO:
+        if needed is Concession.SMALL_HELLO:
             # Without a name as well: hosts that break off at one that they do not know need not be told it.
             context, server_name = self._contexts.small, str(target.address)
         else:
@@ -272,10 +275,10 @@ class Connector:
 _Secure = Callable[[Link], Awaitable[SessionFacts]]
 
 
-def _next_concession(conceded: _Concession | None, failure: FailureKind) -> _Concession:
+def _next_concession(conceded: Concession | None, failure: FailureKind) -> Concession:
     """Return what to concede next to a host whose TLS has failed. One that refuses STARTTLS takes no ClientHello."""
     failed_at_full_hello = conceded is None and failure is FailureKind.HANDSHAKE
-    return _Concession.SMALL_HELLO if failed_at_full_hello else _Concession.PLAINTEXT
+    return Concession.SMALL_HELLO if failed_at_full_hello else Concession.PLAINTEXT
 
 
 async def _say_hello(link: Link) -> None:

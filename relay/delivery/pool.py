@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 
+from relay import events
 from relay.clock import Clock
-from relay.delivery.client import Connection, Connector
+from relay.delivery.client import Concession, Connection, Connector
 from relay.delivery.link import BLOCK
 from relay.delivery.remembered import RememberedHosts
 from relay.delivery.seam import HostError, Parcel, Target
@@ -100,10 +101,17 @@ class ConnectionPool:
             raise
         connection.took = timer() - began
         self._metrics.pool_opened.labels("ok").inc()
+        if connection.concession is not None:
+            self._tell_concession(connection, connection.concession)
         self._metrics.pool_open.inc()
         connection.link.closed.add_done_callback(lambda _closed: self._lost(connection))
         connection.may_carry = min(self._max_messages, connection.link.offered.mail_max or self._max_messages)
         return connection
+
+    def _tell_concession(self, connection: Connection, concession: Concession) -> None:
+        self._metrics.tls_concessions.labels(concession.value).inc()
+        if connection.conceded_for is not None:
+            events.tls_conceded(connection.target, concession.value, connection.conceded_for.detail)
 
     def fits(self, connection: Connection, destination: str) -> bool:
         """Whether the connection may carry mail for this destination too (RFC 9422 §4.1, §4.3)."""

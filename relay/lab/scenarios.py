@@ -159,6 +159,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         _PLAINTEXT,
         MxBehaviour(offers_starttls=False),
     ),
+    _case(
+        "small-hello",
+        "no policy; chokes on our ClientHello",
+        "delivered, after a smaller one",
+        _OPPORTUNISTIC,
+        MxBehaviour(handshake=Handshake.SMALL),
+    ),
     _case("enforce-ok", "nothing; enforce", "delivered, verified", _STS, _GOOD, policy=_ENFORCE),
     _case(
         "wildcard",

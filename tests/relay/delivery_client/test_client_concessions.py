@@ -65,6 +65,27 @@ async def test_what_a_host_needs_is_known_for_an_hour() -> None:
         assert tries(at)[3:] == ["TLSv1.2", "TLSv1.3"]
 
 
+async def test_what_is_conceded_is_counted_and_once_an_hour_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with world(SMALL, max_messages=1) as at:
+        await send(at)
+        await send(at)
+        assert at.metric("tls_concessions_total", concession="small-hello") == 2
+        (told,) = [one for one in caplog.records if one.message == "tls.conceded"]
+        assert (vars(told)["remote_mta"], vars(told)["concession"]) == (MX, "small-hello")
+        assert vars(told)["detail"].startswith("TLS handshake failed: ")
+        at.host.behaviour = MxBehaviour(handshake=Handshake.ALERT)
+        await send(at)
+        assert at.metric("tls_concessions_total", concession="plaintext") == 1
+        assert [vars(one)["concession"] for one in caplog.records if one.message == "tls.conceded"][1:] == ["plaintext"]
+
+
+async def test_a_host_without_starttls_is_conceded_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with world(MxBehaviour(offers_starttls=False)) as at:
+        assert await send(at) is Security.PLAINTEXT
+        assert at.metric("tls_concessions_total", concession="plaintext") == 0
+        assert not caplog.records
+
+
 async def test_a_host_that_gets_worse_is_conceded_more() -> None:
     async with world(SMALL, max_messages=1) as at:
         await send(at)
