@@ -167,18 +167,20 @@ async def submit(
     rcpt_params: Sequence[str] = (),
     bdat: bool = False,
     tls: ssl.SSLContext | None = None,
+    tls_name: str | None = None,
     helo: str = "client.legacy.test",
     timeout: float = 10,
 ) -> Submission:
     """Submit one message to "host:port", by STARTTLS where a context is given, and return all replies.
 
-    `rcpt_params` stand beside `rcpts`, one each, and may be fewer.
+    `tls_name` is the name that the server's certificate is to have, by default its host. `rcpt_params` stand beside
+    `rcpts`, one each, and may be fewer.
     """
     async with SmtpClient(address, timeout=timeout) as client:
         await client.connect()
         ehlo = await client.command(f"EHLO {helo}")
         if tls is not None:
-            await client.start_tls(tls)
+            await client.start_tls(tls, tls_name)
             ehlo = await client.command(f"EHLO {helo}")
         mail = await client.command(_with(f"MAIL FROM:<{mail_from}>", mail_params))
         recipients: list[ClientReply] = []

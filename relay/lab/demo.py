@@ -7,6 +7,7 @@ seen. A row is good only if both are as they must be.
 import asyncio
 import contextlib
 import signal
+import ssl
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from rich.text import Text
 from relay.lab.client import submit
 from relay.lab.internet import Lab
 from relay.lab.mx_records import ReceivedMessage
-from relay.lab.relay_process import Event, RelayProcess, lab_config
+from relay.lab.relay_process import HOSTNAME, Event, RelayProcess, lab_config
 from relay.lab.scenario import (
     SENDER,
     SENDER_MX,
@@ -77,7 +78,7 @@ async def run_demo(console: Console | None = None) -> bool:
                 await scenario.prepare(lab)
             sender_mx = f"smtp://{lab.hosts[SENDER_MX].address}:{lab.smtp_port}"
             config = Path(directory) / "config.toml"
-            settings = lab_config(lab, ndr_route=sender_mx, extra=_SHORTENED)
+            settings = lab_config(lab, ndr_route=sender_mx, extra=_SHORTENED, starttls=True)
             config.write_text(settings, encoding="utf-8")
             console.print(f"A pocket internet with {len(SCENARIOS)} domains is up; starting the relay.")
             async with RelayProcess(config) as relay:
@@ -111,7 +112,7 @@ async def _run_all(lab: Lab, relay: RelayProcess, scenarios: Sequence[Scenario])
 
 
 async def _run(lab: Lab, relay: RelayProcess, scenario: Scenario) -> Row:
-    queue_id = await _send(relay, scenario)
+    queue_id = await _send(lab, relay, scenario)
     seen, wrong = [], ""
     if scenario.first is not None and scenario.between is not None:
         first = await _observe(relay, queue_id, scenario.first)
@@ -119,7 +120,7 @@ async def _run(lab: Lab, relay: RelayProcess, scenario: Scenario) -> Row:
         wrong = scenario.first.disagreement(first) if first else "nothing happened"
         await scenario.between(lab)
         if scenario.second_message:
-            queue_id = await _send(relay, scenario)
+            queue_id = await _send(lab, relay, scenario)
     last = await _observe(relay, queue_id, scenario.expected)
     seen.append(last)
     wrong = wrong or (scenario.expected.disagreement(last) if last else "nothing happened")
@@ -130,13 +131,21 @@ async def _run(lab: Lab, relay: RelayProcess, scenario: Scenario) -> Row:
     )
 
 
-async def _send(relay: RelayProcess, scenario: Scenario) -> str:
-    """Submit a message by SMTP, as a legacy MTA does, and return its queue id."""
+async def _send(lab: Lab, relay: RelayProcess, scenario: Scenario) -> str:
+    """Submit a message by SMTP, as a legacy MTA does, and return its queue id. REQUIRETLS is said within TLS."""
     content = (
         f"From: Alice <{SENDER}>\r\nTo: <{scenario.recipient}>\r\nSubject: To {scenario.domain}\r\n"
         f"Message-ID: <{time.time_ns()}@legacy.test>\r\nDate: Sun, 22 Nov 2026 10:00:00 +0000\r\n\r\nHello.\r\n"
     )
-    submission = await submit(relay.smtp, SENDER, [scenario.recipient], content.encode())
+    submission = await submit(
+        relay.smtp,
+        SENDER,
+        [scenario.recipient],
+        content.encode(),
+        mail_params="REQUIRETLS" if scenario.requiretls else "",
+        tls=ssl.create_default_context(cafile=lab.ca_file) if scenario.requiretls else None,
+        tls_name=HOSTNAME,
+    )
     if not submission.accepted or submission.data is None:
         raise RuntimeError(f"the relay did not take the message for {scenario.domain}: {submission}")
     return submission.data.text.rpartition(" ")[2]

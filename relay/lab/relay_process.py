@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from relay.lab.ca import CertificateKind
 from relay.lab.internet import Lab
 
 Event = Mapping[str, Any]
@@ -19,16 +20,25 @@ _KEPT_EVENTS = 200_000
 _STOP_SECONDS = 40.0
 
 
-def lab_config(lab: Lab, *, ndr_route: str = "", extra: str = "") -> str:
-    """Return settings for a relay whose internet is the lab. Ports are the system's choice; `extra` is more tables."""
+HOSTNAME = "relay.legacy.test"
+
+
+def lab_config(lab: Lab, *, ndr_route: str = "", extra: str = "", starttls: bool = False) -> str:
+    """Return settings for a relay whose internet is the lab. Ports are the system's choice; `extra` is more tables.
+
+    With `starttls` its clients are offered that, with a certificate of the lab's CA for HOSTNAME.
+    """
     route = f'["{ndr_route}"]' if ndr_route else "[]"
+    pem = lab.ca.identity(CertificateKind.GOOD, HOSTNAME).pem_file if starttls else ""
+    tls = f'tls = "starttls"\ncertificate = "{pem}"\nkey = "{pem}"' if starttls else ""
     return f"""
 [relay]
-hostname = "relay.legacy.test"
+hostname = "{HOSTNAME}"
 postmaster = "postmaster@legacy.test"
 
 [[listener]]
 address = "127.0.0.1:0"
+{tls}
 
 [http]
 address = "127.0.0.1:0"

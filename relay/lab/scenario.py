@@ -28,13 +28,17 @@ class Outcome(Enum):
 
 
 class Security(Enum):
-    """How the session was protected that delivered the message; STS: by a policy in enforce mode, DANE: by TLSA."""
+    """How the session was protected that delivered the message.
+
+    STS: by a policy in enforce mode, DANE: by TLSA, REQUIRETLS: as the message itself demands.
+    """
 
     PLAINTEXT = "plaintext"
     OPPORTUNISTIC = "opportunistic"
     STS = "sts"
     DANE = "dane"
     DANE_STS = "dane+sts"
+    REQUIRETLS = "requiretls"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,7 @@ def failed(status: str) -> Verdict:
 class Scenario:
     """One row of the table. `taken_by` names the only host that may have taken a message, where it matters.
 
-    `report_only`: the relay is to run with `mta_sts.mode = "report-only"`.
+    `report_only`: the relay is to run with `mta_sts.mode = "report-only"`. `requiretls`: the message says REQUIRETLS.
     """
 
     domain: str
@@ -95,6 +99,7 @@ class Scenario:
     second_message: bool = False
     taken_by: str = ""
     report_only: bool = False
+    requiretls: bool = False
 
     @property
     def recipient(self) -> str:
@@ -118,8 +123,11 @@ class Scenario:
         if self.taken_by and any(message.mx != self.taken_by for message in taken):
             return f"a message was not taken by {self.taken_by}"
         hosts = [lab.hosts[name] for name in lab.hosts if f".{name}".endswith(f".{self.domain}")]
+        if self.requiretls and any("REQUIRETLS" not in message.mail_parameters for message in taken):
+            return "a message came without REQUIRETLS"
         envelopes = sum(session.verbs().count("MAIL") for host in hosts for session in host.sessions)
-        if self.expected.outcome is Outcome.DEFERRED and envelopes != len(taken):
+        nothing_is_sent = self.expected.outcome is Outcome.DEFERRED or self.requiretls
+        if nothing_is_sent and envelopes != len(taken):
             return "an envelope was sent to a host that may not have it"
         broken = [violation for host in hosts for violation in host.violations]
         return f"the relay broke a rule: {broken[0]}" if broken else ""

@@ -1,16 +1,29 @@
 """The table of the demo: one domain per fault."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from relay.lab.ca import CertificateKind, tlsa_record
-from relay.lab.dns import DnsFault
+from relay.lab.ca import CertificateKind
+from relay.lab.domain_steps import (
+    ENFORCE,
+    DomainStep,
+    address_only,
+    at_domain,
+    null_mx,
+    oversized,
+    policy_host_dies,
+    policy_is_corrected,
+    record_vanishes,
+    redirect,
+    signed,
+    tlsa_bogus,
+    tlsa_of_another,
+    tlsa_records,
+    two_records,
+)
 from relay.lab.internet import Lab
-from relay.lab.mx_behaviour import Handshake, MxBehaviour, Phase, greylist
-from relay.lab.policy_host import WELL_KNOWN, PolicySite
+from relay.lab.mx_behaviour import STANDARD_KEYWORDS, WITH_REQUIRETLS, Handshake, MxBehaviour, Phase, greylist
+from relay.lab.policy_host import PolicySite
 from relay.lab.scenario import Scenario, Security, Verdict, deferred, delivered, failed
-
-DomainStep = Callable[[Lab, str], Awaitable[None]]
 
 
 def _case(
@@ -26,13 +39,14 @@ def _case(
     second_message: bool = False,
     taken_by: str = "",
     report_only: bool = False,
+    requiretls: bool = False,
 ) -> Scenario:
     """Make a scenario of hosts mx1, mx2, ... in order of preference; names in `policy` are relative to the domain."""
     domain = f"{name}.test"
 
     async def prepare(lab: Lab) -> None:
         hosts = [(f"mx{number}.{domain}", 10 * number, behaviour) for number, behaviour in enumerate(mx, 1)]
-        await lab.domain(domain, mx=hosts, policy=_at(domain, policy) if policy is not None else None)
+        await lab.domain(domain, mx=hosts, policy=at_domain(domain, policy) if policy is not None else None)
         if then is not None:
             await then(lab, domain)
 
@@ -51,80 +65,12 @@ def _case(
         second_message=second_message,
         taken_by=f"{taken_by}.{domain}" if taken_by else "",
         report_only=report_only,
+        requiretls=requiretls,
     )
 
 
-def _at(domain: str, policy: PolicySite) -> PolicySite:
-    return replace(policy, mx=tuple(f"{name}.{domain}" for name in policy.mx))
-
-
-async def _address_only(lab: Lab, domain: str) -> None:
-    await lab.host(domain)
-
-
-async def _null_mx(lab: Lab, domain: str) -> None:
-    lab.dns.null_mx(domain)
-
-
-async def _two_records(lab: Lab, domain: str) -> None:
-    lab.domains[domain].announce("v=STSv1; id=1;", "v=STSv1; id=2;")
-
-
-async def _redirect(lab: Lab, domain: str) -> None:
-    # Where it leads there is a policy that would refuse our MX: who follows it is found out.
-    location = f"https://mta-sts.enforce-ok.test:{lab.policy_port}{WELL_KNOWN}"
-    lab.domains[domain].publish(_at(domain, replace(_ENFORCE, status=302, location=location)))
-
-
-async def _oversized(lab: Lab, domain: str) -> None:
-    # A valid policy but for its size: who reads only the beginning of it is found out.
-    policy = _at(domain, _ENFORCE)
-    padding = b"x-padding: %s\r\n" % (b"x" * 100) * 700
-    lab.domains[domain].publish(replace(policy, body=policy.policy_text() + padding))
-
-
-async def _record_vanishes(lab: Lab, domain: str) -> None:
-    lab.domains[domain].announce()
-    await _certificate_goes_bad(lab, domain)
-
-
-async def _policy_host_dies(lab: Lab, domain: str) -> None:
-    lab.domains[domain].policy_host_down()
-    lab.domains[domain].announce("v=STSv1; id=2;")  # so that the relay has a reason to ask the host
-    await _certificate_goes_bad(lab, domain)
-
-
-async def _certificate_goes_bad(lab: Lab, domain: str) -> None:
-    host = lab.hosts[f"mx1.{domain}"]
-    host.behaviour = MxBehaviour(certificate=CertificateKind.SELF_SIGNED)
-    host.hang_up()  # a connection that was verified before would rightly be used again
-
-
-async def _policy_is_corrected(lab: Lab, domain: str) -> None:
-    lab.domains[domain].publish(_at(domain, replace(_ENFORCE, id="2")))
-
-
-async def _tlsa_records(lab: Lab, domain: str) -> None:
-    """Sign the domain, and let each of its hosts have the TLSA record of its certificate."""
-    lab.dns.sign(domain)
-    for name, host in lab.hosts.items():
-        if name.endswith(f".{domain}"):
-            certificate = lab.ca.identity(host.behaviour.certificate, name).certificate
-            lab.dns.tlsa(name, tlsa_record(3, 1, 1, certificate), port=lab.smtp_port)
-
-
-async def _tlsa_of_another(lab: Lab, domain: str) -> None:
-    await _tlsa_records(lab, domain)
-    lab.dns.tlsa(f"mx1.{domain}", tlsa_record(3, 1, 1, lab.ca.root.certificate), port=lab.smtp_port)
-
-
-async def _tlsa_bogus(lab: Lab, domain: str) -> None:
-    await _tlsa_records(lab, domain)
-    lab.dns.override(f"_{lab.smtp_port}._tcp.mx1.{domain}", "TLSA", DnsFault.BOGUS)
-
-
-_ENFORCE = PolicySite(mode="enforce", mx=("mx1", "mx2"))
 _GOOD = MxBehaviour()
+_REQUIRETLS = MxBehaviour(keywords_in_tls=WITH_REQUIRETLS)
 _SELF_SIGNED = MxBehaviour(certificate=CertificateKind.SELF_SIGNED)
 _STS, _OPPORTUNISTIC, _PLAINTEXT = (
     delivered(Security.STS),
@@ -136,16 +82,16 @@ _NO_POLICY = "delivered as without policy"
 
 
 def _bad_certificate(name: str, title: str, kind: CertificateKind) -> Scenario:
-    return _case(name, title, _ENFORCED, deferred("4.7.5"), MxBehaviour(certificate=kind), policy=_ENFORCE)
+    return _case(name, title, _ENFORCED, deferred("4.7.5"), MxBehaviour(certificate=kind), policy=ENFORCE)
 
 
 def _starttls_refused(name: str, reply: str) -> Scenario:
     behaviour = MxBehaviour(replies={Phase.STARTTLS: reply})
     title = f"enforce; STARTTLS answered {reply[:3]}"
-    return _case(name, title, _ENFORCED, deferred("4.7.321"), behaviour, policy=_ENFORCE)
+    return _case(name, title, _ENFORCED, deferred("4.7.321"), behaviour, policy=ENFORCE)
 
 
-def _no_usable_policy(name: str, title: str, site: PolicySite = _ENFORCE, then: DomainStep | None = None) -> Scenario:
+def _no_usable_policy(name: str, title: str, site: PolicySite = ENFORCE, then: DomainStep | None = None) -> Scenario:
     """The MX host's certificate is bad as well: a relay that makes a policy of it after all delivers nothing."""
     return _case(name, title, _NO_POLICY, _OPPORTUNISTIC, _SELF_SIGNED, policy=site, then=then)
 
@@ -166,7 +112,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         _OPPORTUNISTIC,
         MxBehaviour(handshake=Handshake.SMALL),
     ),
-    _case("enforce-ok", "nothing; enforce", "delivered, verified", _STS, _GOOD, policy=_ENFORCE),
+    _case("enforce-ok", "nothing; enforce", "delivered, verified", _STS, _GOOD, policy=ENFORCE),
     _case(
         "wildcard",
         "nothing; enforce with a wildcard mx",
@@ -186,7 +132,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         _ENFORCED,
         deferred("4.7.321"),
         MxBehaviour(offers_starttls=False),
-        policy=_ENFORCE,
+        policy=ENFORCE,
     ),
     _starttls_refused("starttls-454", "454 4.7.0 TLS not available"),
     _starttls_refused("starttls-500", "500 5.5.1 What?"),
@@ -196,7 +142,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         _ENFORCED,
         deferred("4.7.321"),
         MxBehaviour(handshake=Handshake.ALERT),
-        policy=_ENFORCE,
+        policy=ENFORCE,
     ),
     _case(
         "not-in-policy",
@@ -213,7 +159,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         _STS,
         MxBehaviour(certificate=CertificateKind.EXPIRED),
         _GOOD,
-        policy=_ENFORCE,
+        policy=ENFORCE,
         taken_by="mx2",
     ),
     _case(
@@ -222,28 +168,28 @@ SCENARIOS: tuple[Scenario, ...] = (
         "delivered all the same",
         _OPPORTUNISTIC,
         _SELF_SIGNED,
-        policy=replace(_ENFORCE, mode="testing"),
+        policy=replace(ENFORCE, mode="testing"),
     ),
     _no_usable_policy("mode-none", "mode none; certificate self-signed", PolicySite(mode="none", mx=())),
-    _no_usable_policy("redirect", "policy host redirects", then=_redirect),
-    _no_usable_policy("not-found", "policy host answers 404", replace(_ENFORCE, status=404)),
-    _no_usable_policy("oversized", "policy larger than 64 KiB", then=_oversized),
-    _no_usable_policy("html", "policy served as text/html", replace(_ENFORCE, content_type="text/html")),
+    _no_usable_policy("redirect", "policy host redirects", then=redirect),
+    _no_usable_policy("not-found", "policy host answers 404", replace(ENFORCE, status=404)),
+    _no_usable_policy("oversized", "policy larger than 64 KiB", then=oversized),
+    _no_usable_policy("html", "policy served as text/html", replace(ENFORCE, content_type="text/html")),
     _no_usable_policy(
         "bad-policy-host",
         "policy host's certificate self-signed",
-        replace(_ENFORCE, certificate=CertificateKind.SELF_SIGNED),
+        replace(ENFORCE, certificate=CertificateKind.SELF_SIGNED),
     ),
-    _no_usable_policy("two-records", "two TXT records", then=_two_records),
+    _no_usable_policy("two-records", "two TXT records", then=two_records),
     _case(
         "record-vanishes",
         "enforce, cached; then TXT gone and certificate self-signed",
         "second message deferred",
         deferred("4.7.5"),
         _GOOD,
-        policy=_ENFORCE,
+        policy=ENFORCE,
         first=_STS,
-        between=_record_vanishes,
+        between=record_vanishes,
         second_message=True,
     ),
     _case(
@@ -252,9 +198,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         "second message deferred",
         deferred("4.7.5"),
         _GOOD,
-        policy=_ENFORCE,
+        policy=ENFORCE,
         first=_STS,
-        between=_policy_host_dies,
+        between=policy_host_dies,
         second_message=True,
     ),
     _case(
@@ -265,7 +211,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         _GOOD,
         policy=PolicySite(mx=["elsewhere"]),
         first=deferred("4.4.8"),
-        between=_policy_is_corrected,
+        between=policy_is_corrected,
     ),
     _case(
         "dane",
@@ -273,7 +219,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "delivered, authenticated",
         delivered(Security.DANE),
         _SELF_SIGNED,
-        then=_tlsa_records,
+        then=tlsa_records,
     ),
     _case(
         "dane-and-sts",
@@ -281,8 +227,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         "delivered, verified by both",
         delivered(Security.DANE_STS),
         _GOOD,
-        policy=_ENFORCE,
-        then=_tlsa_records,
+        policy=ENFORCE,
+        then=tlsa_records,
     ),
     _case(
         "dane-mismatch",
@@ -290,8 +236,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         _ENFORCED,
         deferred("4.7.323"),
         _GOOD,
-        policy=_ENFORCE,
-        then=_tlsa_of_another,
+        policy=ENFORCE,
+        then=tlsa_of_another,
     ),
     _case(
         "dane-no-starttls",
@@ -299,7 +245,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         _ENFORCED,
         deferred("4.7.321"),
         MxBehaviour(offers_starttls=False),
-        then=_tlsa_records,
+        then=tlsa_records,
     ),
     _case(
         "dane-bogus",
@@ -307,7 +253,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "deferred, not contacted",
         deferred("4.7.324"),
         _GOOD,
-        then=_tlsa_bogus,
+        then=tlsa_bogus,
     ),
     _case(
         "dane-second-mx",
@@ -316,18 +262,55 @@ SCENARIOS: tuple[Scenario, ...] = (
         delivered(Security.DANE),
         _GOOD,
         _GOOD,
-        then=_tlsa_bogus,
+        then=tlsa_bogus,
         taken_by="mx2",
     ),
-    _case("null-mx", "null MX", "NDR at once", failed("5.1.10"), then=_null_mx),
-    _case("no-mx", "no MX, only an address", "delivered", _OPPORTUNISTIC, then=_address_only),
+    _case(
+        "requiretls",
+        "REQUIRETLS, enforce; first MX does not offer it, second good",
+        "delivered to the second, verified",
+        _STS,
+        _GOOD,
+        _REQUIRETLS,
+        policy=ENFORCE,
+        taken_by="mx2",
+        requiretls=True,
+    ),
+    _case(
+        "requiretls-dnssec",
+        "REQUIRETLS; no policy, MX record signed",
+        "delivered, verified",
+        delivered(Security.REQUIRETLS),
+        _REQUIRETLS,
+        then=signed,
+        requiretls=True,
+    ),
+    _case(
+        "requiretls-refused",
+        "REQUIRETLS, enforce; offered before TLS only",
+        "NDR at once, nothing is sent",
+        failed("5.7.30"),
+        MxBehaviour(keywords=WITH_REQUIRETLS, keywords_in_tls=STANDARD_KEYWORDS),
+        policy=ENFORCE,
+        requiretls=True,
+    ),
+    _case(
+        "requiretls-unproven",
+        "REQUIRETLS; neither policy nor signed MX record",
+        "NDR at once, not contacted",
+        failed("5.7.30"),
+        _REQUIRETLS,
+        requiretls=True,
+    ),
+    _case("null-mx", "null MX", "NDR at once", failed("5.1.10"), then=null_mx),
+    _case("no-mx", "no MX, only an address", "delivered", _OPPORTUNISTIC, then=address_only),
     _case(
         "no-such-user",
         "550 to RCPT",
         "NDR at once",
         failed("5.1.1"),
         MxBehaviour(replies={Phase.RCPT: "550 5.1.1 No such user here"}),
-        policy=_ENFORCE,
+        policy=ENFORCE,
     ),
     _case(
         "greylisting",
@@ -342,7 +325,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "delivered all the same",
         _OPPORTUNISTIC,
         MxBehaviour(certificate=CertificateKind.EXPIRED),
-        policy=_ENFORCE,
+        policy=ENFORCE,
         report_only=True,
     ),
     _case(
@@ -351,7 +334,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         _ENFORCED,
         deferred("4.7.323"),
         _GOOD,
-        then=_tlsa_of_another,
+        then=tlsa_of_another,
         report_only=True,
     ),
 )

@@ -136,6 +136,19 @@ async def test_a_rule_broken_on_the_wire_is_told(lab: Lab) -> None:
     assert row.wire_disagreement(lab) == "the relay broke a rule: parameter REQUIRETLS that was not offered"
 
 
+async def test_requiretls_that_gets_lost_is_told(lab: Lab, lenient: ssl.SSLContext) -> None:
+    row = scenario("requiretls")
+    await row.prepare(lab)
+    await hand_over(lab, row, "mx2", lenient)
+    assert row.wire_disagreement(lab) == "a message came without REQUIRETLS"
+    refused = scenario("requiretls-refused")
+    await refused.prepare(lab)
+    mx = lab.hosts[f"mx1.{refused.domain}"]
+    await submit(f"{mx.address}:{mx.port}", "a@x.test", [], b"", mail_params="REQUIRETLS")
+    assert refused.wire_disagreement(lab) == "an envelope was sent to a host that may not have it"
+    assert mx.violations == ["REQUIRETLS without TLS"]
+
+
 async def test_a_cached_policy_outlives_record_and_host(lab: Lab, lenient: ssl.SSLContext) -> None:
     """The second message must not arrive; if it does, the count tells."""
     for name in ("record-vanishes", "policy-host-dies"):
