@@ -22,7 +22,7 @@ TITLES = {
     "rfc5321-relay": "SMTP and its extensions (RFC 5321 and others)",
     "dsn-ndr": "Delivery status notifications (RFC 3461, 3464, 6522, 6533)",
     "rfc7672-dane-smtp": "DANE for SMTP (RFC 7672)",
-    "rfc8460-tlsrpt": "TLS reporting (RFC 8460): its parts, which the relay does not yet put to work",
+    "rfc8460-tlsrpt": "TLS reporting (RFC 8460)",
     "rfc8689-requiretls": "REQUIRETLS (RFC 8689)",
 }
 

@@ -157,6 +157,7 @@ async def test_the_body_of_the_answer_is_not_read(bench: Bench) -> None:
     assert await bench.post(endless) == (Posted.ACCEPTED, "HTTP status 200")
 
 
+@pytest.mark.rfc("8460-3-ak", "8460-7-c")
 async def test_an_endpoint_with_a_bad_certificate_gets_nothing(bench: Bench) -> None:
     async with policy_host(response(b""), bench.context(trusted=False)) as host:
         posted, reason = await bench.poster().post(f"https://{HOST}:{host.port}/", BODY)

@@ -94,7 +94,7 @@ def counted(
 # -- what was applied ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.rfc("8460-4.2-a", "8460-4-d", "8460-4.2-f", "8460-4.2-e")
+@pytest.mark.rfc("8460-4.2-a", "8460-4-d", "8460-4.2-f", "8460-4.2-e", "8461-2-c")
 @pytest.mark.parametrize(
     ("mode", "tlsa", "expected"),
     [
@@ -122,7 +122,7 @@ def test_a_policy_that_the_operator_does_not_look_at_is_none() -> None:
     assert counted(findings(), secure(), negotiation(), off) == {NONE: ()}
 
 
-@pytest.mark.rfc("8460-4.4-i", "8460-4.5-b", "8460-4.4-j", "8460-4.5-a", "8460-3-c", "8460-4.4-g")
+@pytest.mark.rfc("8460-4.4-i", "8460-4.5-b", "8460-4.4-j", "8460-4.5-a", "8460-3-c", "8460-4.4-g", "8461-3.2-ab")
 def test_the_policies_are_told_as_they_were_published() -> None:
     found = findings("enforce", "mx1.shop.test", "*.shop.test")
     both = host(found, secure(EE, PKIX_ONLY))
@@ -201,7 +201,7 @@ def test_where_there_is_no_tls_each_policy_has_failed(
     assert counted(found, tlsa, failed(kind, failure)) == dict.fromkeys(types, (expected,))
 
 
-@pytest.mark.rfc("8460-4.3.1-b", "8460-4.3.1-c", "8460-4.3.1-d", "8460-4.2-b", "8460-4.4-u")
+@pytest.mark.rfc("8460-4.3.1-b", "8460-4.3.1-c", "8460-4.3.1-d", "8460-4.2-b", "8460-4.4-u", "8461-6-c")
 @pytest.mark.parametrize("failure, expected", CERTIFICATE_REASONS, ids=["expired", "name", "untrusted"])  # noqa: PT006  as elsewhere a table
 def test_a_certificate_that_the_web_pki_refuses_says_nothing_of_dane(
     failure: TlsFailure, expected: SessionFailure
@@ -211,7 +211,7 @@ def test_a_certificate_that_the_web_pki_refuses_says_nothing_of_dane(
     assert counted(findings(), secure(), what) == {STS: (expected,)}
 
 
-@pytest.mark.rfc("8460-4.3.2.1-b", "8460-4.3.1-b", "8460-4.3.1-c", "8460-4-d")
+@pytest.mark.rfc("8460-4.3.2.1-b", "8460-4.3.1-b", "8460-4.3.1-c", "8460-4-d", "7672-h-c")
 @pytest.mark.parametrize("kind", DANE_KINDS, ids=str)
 def test_what_fails_dane_has_passed_the_web_pki(kind: FailureKind) -> None:
     failure, expected = DANE_KINDS[kind]

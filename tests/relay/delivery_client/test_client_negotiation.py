@@ -1,6 +1,7 @@
 """What the client notes of each try to have TLS, over real sockets, for the reports of RFC 8460."""
 
 from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from client_world import DESTINATION, LONG, MX, SOON, World, parcel, world
@@ -156,6 +157,17 @@ async def test_a_session_that_is_used_again_is_the_same_to_count() -> None:
         assert len(at.host.sessions) == 1
         assert first is second
         assert first is not None
+
+
+@pytest.mark.rfc("8460-4.1-d")
+async def test_a_session_belongs_to_the_day_on_which_it_began() -> None:
+    async with world(counts_sessions=True) as at:
+        at.clock.set(datetime(2026, 11, 21, 23, 59, 59, tzinfo=UTC))
+        first = await noted(at, at.target())
+        at.clock.move(timedelta(seconds=1))
+        again, new = await noted(at, at.target()), await noted(at, target(at, Level.VERIFIED))
+        assert first is not None and again is first and new is not None  # noqa: PT018  one thing
+        assert (first.negotiation.day, new.negotiation.day) == (date(2026, 11, 21), date(2026, 11, 22))
 
 
 async def test_a_host_that_refuses_mail_has_had_its_session_all_the_same() -> None:
