@@ -1,6 +1,6 @@
 """The TLS sessions that one attempt is the first to tell of, for its settlement (design: RFC 8460 §4.2). **Pure.**"""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import date
 
 from policy.findings import Findings
@@ -25,8 +25,10 @@ class AttemptSessions:
         if countable is not None and countable.take(self._domain):
             self._taken.append((host, findings, countable))
 
-    def results(self, refused: Iterable[Host], findings: Findings | None, day: date) -> tuple[TlsResult, ...]:
+    def results(self, refused: Sequence[Host], findings: Findings | None, day: date) -> tuple[TlsResult, ...]:
         """Return what the settlement counts; `refused` are the hosts that were not contacted on that day."""
+        if not self._taken and not refused:
+            return ()
         sessions = [
             result
             for host, judged_by, countable in self._taken

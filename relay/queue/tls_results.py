@@ -4,7 +4,7 @@ Peers choose much of what stands here, so every text is cleaned and capped as it
 that could differ from session to session without end.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from policy.requirement import PolicyType, ResultType
@@ -49,3 +49,12 @@ class TlsResult:
     policy: ReportedPolicy
     failures: tuple[SessionFailure, ...] = ()
     sessions: int = 1
+
+    @property
+    def in_short(self) -> "TlsResult":
+        """The same sessions without anything that peers could vary."""
+        return replace(
+            self,
+            policy=ReportedPolicy(policy_type=self.policy.policy_type, policy_domain=self.recipient_domain),
+            failures=tuple(SessionFailure(result_type=failure.result_type) for failure in self.failures),
+        )

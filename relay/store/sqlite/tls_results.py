@@ -20,6 +20,8 @@ _ADD = (
     "INSERT INTO tls_results (day, domain, policy, failures, sessions) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (day, domain, policy, failures) DO UPDATE SET sessions = sessions + excluded.sessions"
 )
+_IS_THERE = "SELECT 1 FROM tls_results WHERE day = ? AND domain = ? AND policy = ? AND failures = ?"
+_HOW_MANY = "SELECT count(*) FROM (SELECT 1 FROM tls_results WHERE day = ? AND domain = ? LIMIT ?)"
 _HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'tls_results'"
 _ANY = "SELECT 1 FROM tls_results WHERE day >= ? LIMIT 1"
 _DOMAINS = "SELECT DISTINCT domain FROM tls_results WHERE day = ? AND domain > ? ORDER BY domain LIMIT ?"
@@ -34,6 +36,8 @@ _FORGET_STEP = (
 _EPOCH = date(1970, 1, 1)
 MAX_RESULTS = 100_000
 """Rows read for one report."""
+MAX_KINDS = 1000
+"""Kinds of results of one domain and day that a file tells apart; a peer can make up any number."""
 _KEPT_DAYS = 3
 """How long sessions are kept: reports on a day are planned in the one after, and tried for one more."""
 _STEP_RESULTS = 1000
@@ -51,7 +55,17 @@ def day_of(number: int) -> date:
 
 def add_results(connection: sqlite3.Connection, results: Iterable[TlsResult]) -> None:
     """Count sessions, as a part of the transaction that is open."""
-    connection.executemany(_ADD, [_row(result) for result in results])
+    for result in results:
+        row = _row(result)
+        connection.execute(_ADD, row if _has_place(connection, row) else _row(result.in_short))
+
+
+def _has_place(connection: sqlite3.Connection, row: tuple[int, str, str, str, int]) -> bool:
+    day, domain, policy, failures, _ = row
+    if connection.execute(_IS_THERE, (day, domain, policy, failures)).fetchone() is not None:
+        return True
+    (kinds,) = connection.execute(_HOW_MANY, (day, domain, MAX_KINDS)).fetchone()
+    return bool(kinds < MAX_KINDS)
 
 
 def _row(result: TlsResult) -> tuple[int, str, str, str, int]:

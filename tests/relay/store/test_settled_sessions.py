@@ -14,7 +14,7 @@ from tls_report_makers import DAY, EXPIRED, FETCH, STS, TLSA, result
 from relay.queue.tls_results import TlsResult
 from relay.store.protocols import LeaseLostError, Verdict
 from relay.store.sqlite.queue import SqliteQueueStore
-from relay.store.sqlite.tls_results import TlsResultFile
+from relay.store.sqlite.tls_results import MAX_KINDS, TlsResultFile
 
 NOON = datetime.combine(DAY, time(12), UTC)
 
@@ -84,3 +84,17 @@ async def test_what_no_settlement_tells_of_is_counted_alone(path: Path, store: S
     await store.settle(replace(settled, tls_results=(result(),)))
     await store.record([result(STS, FETCH), result()])
     assert await counted(path) == {result(sessions=2), result(STS, FETCH)}
+
+
+@pytest.mark.rfc("8460-5.2-b")
+async def test_a_peer_that_varies_all_it_can_fills_no_disk(path: Path, store: SqliteQueueStore) -> None:
+    varied = [result(STS, replace(EXPIRED, receiving_mx_helo=f"mx{n}.test")) for n in range(MAX_KINDS + 500)]
+    await store.record(varied[:10])
+    await store.record(varied)
+    await store.record(varied)
+    rows = await counted(path)
+    assert sum(row.sessions for row in rows) == 10 + 2 * len(varied)
+    assert max(row.sessions for row in rows) == 1000, "those beyond, in short"
+    (short,) = [row for row in rows if row.sessions == 1000]
+    assert short == replace(varied[0].in_short, sessions=1000)
+    assert len(rows) == MAX_KINDS + 1
