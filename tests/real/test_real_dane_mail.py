@@ -1,7 +1,10 @@
 """DANE from signed zone to mailbox: knot signs, unbound validates, the relay decides, Postfix takes the mail."""
 
 import asyncio
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -173,3 +176,25 @@ async def test_from_the_signed_zone_to_the_mailbox(world: World) -> None:
     taken = [str(message["delivered-to"]) for host in world.hosts for message in host.mailbox()]
     delivered = [f"bob@{domain}" for domain, (word, _, _) in EXPECTED.items() if word == "delivered"]
     assert sorted(taken) == sorted(delivered)
+
+
+@pytest.mark.parametrize(
+    ("domain", "stage", "words"),
+    [
+        (f"mismatch.{SIGNED}", "chain", "dig TLSA"),
+        (f"expired.{SIGNED}", "chain", "dig TLSA"),
+        (f"misnamed.{SIGNED}", "names", "dig TLSA"),
+        (f"no-tls.{SIGNED}", "starttls", "openssl s_client"),
+        (f"bogus-tlsa.{SIGNED}", "tlsa", "delv TLSA"),
+        (f"any.{BOGUS}", "mx", "delv MX"),
+    ],
+)
+def test_check_says_at_which_stage_dane_fails(world: World, domain: str, stage: str, words: str) -> None:
+    command = [sys.executable, "-m", "relay.cli", "check", domain, "--connect", "--json", "--config", str(world.config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    tries = [one for host in found["hosts"] for connection in host["connections"] for one in connection["tries"]]
+    failed = [step for steps in [found["look_ups"], *tries] for step in steps if step["failed"]]
+    assert stage in {step["stage"] for step in failed}
+    assert any(words in step["advice"] for step in failed)

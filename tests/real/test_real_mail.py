@@ -45,6 +45,29 @@ def test_legacy_postfix_sends_through_the_relay_to_an_enforced_postfix(world: Wo
     assert token in str(shown)
 
 
+def test_check_goes_through_all_stages_to_a_real_host(world: World) -> None:
+    found = world.cli("check", "good.test", "--connect")
+    assert found["deliverable"]
+    assert {"mx", "txt", "addresses", "policy"} <= {step["stage"] for step in found["look_ups"]}
+    (connection,) = found["hosts"][0]["connections"]
+    (steps,) = connection["tries"]
+    assert [step["stage"] for step in steps] == [
+        "connect", "greeting", "ehlo", "starttls", "handshake", "chain", "names", "ehlo",
+    ]  # fmt: skip
+    assert not any(step["failed"] for step in [*found["look_ups"], *steps])
+    assert sum(step["seconds"] or 0 for step in steps) > 0
+
+
+def test_check_says_what_is_wrong_with_a_real_host(world: World) -> None:
+    found = world.cli("check", "bad.test", "--connect")
+    assert not found["deliverable"]
+    (steps,) = found["hosts"][0]["connections"][0]["tries"]
+    (failed,) = [step for step in steps if step["failed"]]
+    assert failed["stage"] in ("chain", "names")
+    assert "send them the words" in failed["advice"]
+    assert found["postmaster"]
+
+
 def test_a_domain_without_policy_gets_its_mail_in_plaintext(world: World) -> None:
     token = _token()
     world.legacy.submit("alice@corp.test", ["bob@plain.test"], _mail(token))
