@@ -157,7 +157,8 @@ class MxBehaviour:
 
     `keywords` are the EHLO lines besides STARTTLS, SIZE and LIMITS; `keywords_in_tls`, if given, those after TLS.
     `size` and `recipients_max` are announced (SIZE, LIMITS RCPTMAX) and kept. `replies` stand in place of the ordinary
-    ones, phase by phase.
+    ones, phase by phase. With `implicit_tls` the session begins with a handshake. With `logins` (passwords by user)
+    MAIL needs AUTH, which is offered under TLS.
     """
 
     certificate: CertificateKind = CertificateKind.GOOD
@@ -166,6 +167,9 @@ class MxBehaviour:
     newest_tls: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED
     handshake: Handshake = Handshake.COMPLETE
     offers_starttls: bool = True
+    implicit_tls: bool = False
+    logins: Mapping[str, str] = field(default_factory=dict)
+    mechanisms: str = "PLAIN LOGIN"
     keywords: tuple[str, ...] = STANDARD_KEYWORDS
     keywords_in_tls: tuple[str, ...] | None = None
     size: int | None = 50 * 1024 * 1024
@@ -181,4 +185,6 @@ class MxBehaviour:
             keywords += (f"LIMITS RCPTMAX={self.recipients_max}",)
         if self.offers_starttls and not secured:
             keywords += ("STARTTLS",)
+        if self.logins and secured:
+            keywords += (f"AUTH {self.mechanisms}",)
         return keywords

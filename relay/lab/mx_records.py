@@ -13,7 +13,7 @@ class Command:
 
 @dataclass(slots=True, kw_only=True)
 class SessionRecord:
-    """One connection, from the address `client`. The TLS facts are None in plain text.
+    """One connection, from the address `client`, of `user` after AUTH. The TLS facts are None in plain text.
 
     `violations` names each rule that the client broke. `overlapped`: messages that came together with what follows.
     """
@@ -26,6 +26,7 @@ class SessionRecord:
     cipher: str | None = None
     tls_resumed: bool = False
     tls_failure: str | None = None
+    user: str = ""
     commands: list[Command] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     messages: int = 0

@@ -20,6 +20,7 @@ from relay.lab.mx_commands import (
     parse_path,
     text,
 )
+from relay.lab.mx_login import LoginExchange
 from relay.lab.mx_records import Command, ReceivedMessage, ReceivedRecipient, SessionRecord
 from relay.lab.mx_replies import ScriptedConnection
 from relay.lab.wire import Listener, ServerSide
@@ -64,6 +65,7 @@ class MxSession(ScriptedConnection):
         self._greeted = False
         self._offered: frozenset[str] = frozenset()
         self._transaction: _Transaction | None = None
+        self._login = LoginExchange(mx.behaviour.logins)
         self._commands: dict[bytes, Callable[[bytes], None]] = {
             b"MAIL": self._mail,
             b"RCPT": self._rcpt,
@@ -73,6 +75,7 @@ class MxSession(ScriptedConnection):
             b"EHLO": self._ehlo,
             b"HELO": self._helo,
             b"STARTTLS": self._starttls,
+            b"AUTH": self._auth,
             b"NOOP": self._noop,
             b"VRFY": self._vrfy,
             b"QUIT": self._quit,
@@ -83,6 +86,12 @@ class MxSession(ScriptedConnection):
     def on_open(self) -> None:
         self.record.client = self.peer
         self._mx.sessions.record(self.record)
+        if self._behaviour.implicit_tls:
+            self.start_tls(self._mx.context)
+        else:
+            self._greet()
+
+    def _greet(self) -> None:
         self.say(Phase.BANNER, f"220 {self._mx.name} ESMTP lab\r\n".encode())
         self.flush()
 
@@ -105,6 +114,8 @@ class MxSession(ScriptedConnection):
         self.record.tls_resumed = bool(tls.session_reused)
         # RFC 3207 §4.2: what was said before TLS is forgotten.
         self._greeted, self._offered, self._transaction = False, frozenset(), None
+        if self._behaviour.implicit_tls:
+            self._greet()
 
     def on_handshake_failed(self, reason: str, sni: str | None) -> None:
         self.record.sni, self.record.tls_failure = sni, reason
@@ -216,7 +227,29 @@ class MxSession(ScriptedConnection):
         elif self.say(Phase.STARTTLS, b"220 2.0.0 Go ahead\r\n"):
             self._next = self._begin_tls
 
+    def _auth(self, line: bytes) -> None:
+        if "AUTH" not in self._offered or self.record.user or self._transaction is not None:
+            self._refuse(b"503 5.5.1 No AUTH now\r\n", "AUTH that was not offered, or out of order")
+            return
+        self._login = LoginExchange(self._behaviour.logins)
+        self._log_in(self._login.begin(text(line)))
+
+    def _log_in(self, reply: bytes) -> None:
+        self.put(reply)
+        self.record.user = self._login.user
+        self._read = self._read_command if self._login.done else self._read_login
+
+    def _read_login(self) -> bool:
+        line, end, rest = self._buffer.partition(b"\r\n")
+        if end:
+            self._buffer = rest
+            self._log_in(self._login.go_on(text(bytes(line))))
+        return bool(end)
+
     def _mail(self, line: bytes) -> None:
+        if self._behaviour.logins and not self.record.user:
+            self.put(b"530 5.7.0 Authentication required\r\n")
+            return
         if not self._greeted or self._transaction is not None:
             self._refuse(b"503 5.5.1 Out of order\r\n", "MAIL out of order")
             return

@@ -190,3 +190,13 @@ def shake_hands(mx: LabMx, context: ssl.SSLContext, session: ssl.SSLSession | No
             plain.recv(1000)
         with context.wrap_socket(plain, server_hostname=NAME, session=session) as tls:
             return tls.session
+
+
+async def test_implicit_tls_says_nothing_before_the_handshake(lab: Lab, lenient: ssl.SSLContext) -> None:
+    mx = await an_mx(lab, MxBehaviour(implicit_tls=True))
+    reader, writer = await asyncio.open_connection(mx.address, mx.port, ssl=lenient, server_hostname=NAME)
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"220 ")
+        writer.write(b"EHLO x.test\r\n")
+        assert b"STARTTLS" not in await reader.readuntil(b"250 ")
+    writer.transport.abort()
