@@ -212,6 +212,8 @@ class ReportSender:
     async def _send(self, delivery: ReportDelivery, report: TlsReport, means: Means) -> tuple[Posted, str]:
         if not report.policies:
             return Posted.REFUSED, "what was counted is gone"
+        if self._clock.now() >= delivery.give_up_at:
+            return Posted.REFUSED, "its 24 hours are over"
         if isinstance(delivery.endpoint, HttpsEndpoint):
             return await means.poster.post(delivery.endpoint.url, compressed(report))
         return await self._enqueue(report, delivery, delivery.endpoint, means.signer)

@@ -193,6 +193,19 @@ async def test_a_relay_that_was_down_at_midnight_reports_when_it_is_back_and_no_
     ]
 
 
+@pytest.mark.rfc("8460-5.5-a")
+async def test_a_relay_that_was_down_for_longer_sends_nothing_that_is_stale(world: World) -> None:
+    world.publish("x.test", "https://r.test/,mailto:t@y.test")
+    await world.count()
+    world.clock.set(MIDNIGHT + HOUR)
+    await world.sender.plan_yesterday(world.means)
+    (mail,) = [one for one in await world.store.due(world.clock.now(), 10) if one.number]
+    await world.store.start(mail)
+    world.clock.set(MIDNIGHT + 25 * HOUR)
+    await look_once(world)
+    assert (await world.mails(), world.poster.got, world.metric("dropped")) == ([], [], 2)
+
+
 @pytest.mark.rfc("8460-5.5-a", "8460-5.4-c", "8460-5.3-i")
 async def test_a_failing_endpoint_is_tried_at_growing_gaps_for_a_day_with_one_report_id(world: World) -> None:
     world.publish("x.test", "https://r.test/")
