@@ -9,9 +9,9 @@ from policy_fakes import SERVFAIL
 
 from policy.answers import Found, TlsaRecord
 from policy.decide import DaneMode, Enforcement
-from policy.requirement import Level, MxMatch, Requirement
+from policy.requirement import Level, MxMatch, Requirement, RouteDemand
 from relay.delivery.hosts import Route
-from relay.delivery.routing_table import Judgement, NextHop
+from relay.delivery.routing_table import Directions, Judgement, NextHop, StaticRoute
 from relay.queue.attempt import FailureKind, Phase
 from relay.queue.message import Envelope, Job, NewMessage, NewRecipient, Origin, State
 from relay.status import Reply
@@ -243,6 +243,47 @@ async def test_it_holds_at_each_destination() -> None:
     assert (await attempt(world, "bob@other.test")).recipients[0].status == "5.7.30"
 
 
+# By a route of the operator's.
+
+
+def by_route(*hops: str, demand: RouteDemand | None = None) -> World:
+    """A world with one route for all mail, whose next hops have addresses."""
+    next_hops = tuple(NextHop.parse(hop) for hop in hops)
+    directions = Directions(name="*", next_hops=next_hops, judgement=Judgement(demand=demand))
+    world = World(routes=(StaticRoute(patterns=("*",), directions=directions),))
+    for number, hop in enumerate(next_hops):
+        world.addresses(str(hop.host), found_addresses(f"10.1.1.{number}"))
+    return world
+
+
+@pytest.mark.rfc("8689-4.2.1-q")
+@pytest.mark.parametrize("demand", [None, RouteDemand(level=Level.ENCRYPTED), RouteDemand(level=Level.VERIFIED)])
+async def test_a_next_hop_that_the_operator_named_is_proven_by_that(demand: RouteDemand | None) -> None:
+    (host,) = (await route_of(by_route("smtp://hub.partner.test", demand=demand))).hosts
+    assert isinstance(host.verdict, Requirement)
+    assert (host.verdict.requiretls, host.verdict.route) == (True, demand)
+    assert host.verdict.names == ("hub.partner.test",)
+
+
+@pytest.mark.rfc("8689-4.2.1-q", "8689-2-h")
+async def test_a_next_hop_by_its_mx_records_is_found_by_mx_like_any_other() -> None:
+    world = by_route("mx://partner.test")
+    world.domain("partner.test", "mx.partner.test")
+    assert failures(await route_of(world)) == [FailureKind.MX_NOT_VALIDATED]
+    world.publish("partner.test", "1", "enforce", "mx.partner.test")
+    world.clock.move(timedelta(hours=2))
+    assert failures(await route_of(world)) == [None]
+
+
+@pytest.mark.rfc("8689-4.2.1-i")
+async def test_the_next_of_several_next_hops_may_keep_to_it() -> None:
+    world = by_route("smtp://one.test", "smtp://two.test")
+    world.transport.hosts["one.test"].down, world.transport.hosts["one.test"].down_at = LACKING, Phase.EHLO
+    assert (await attempt(world)).state is State.DELIVERED
+    world.transport.hosts["two.test"].down, world.transport.hosts["two.test"].down_at = LACKING, Phase.EHLO
+    assert (await attempt(world)).recipients[0].status == "5.7.30"
+
+
 # Without a reverse-path.
 
 
@@ -262,16 +303,6 @@ async def test_a_notice_goes_to_the_operators_own_host_as_others_do() -> None:
     message = replace(job.message, origin=Origin.RELAY)
     (host,) = (await world.router.route(message, DOMAIN)).hosts
     assert host.verdict == Requirement(level=Level.OPPORTUNISTIC, mx_host="10.0.0.7")
-
-
-async def test_a_host_that_the_operator_named_is_proven_by_that() -> None:
-    world = World(ndr_route=(NextHop.parse("smtp://mail.internal.test"),))
-    world.addresses("mail.internal.test", found_addresses("10.0.0.7"))
-    job = await take(world)
-    message = replace(job.message, origin=Origin.RELAY)
-    (host,) = (await world.router.route(message, DOMAIN)).hosts
-    assert isinstance(host.verdict, Requirement)
-    assert host.verdict.requiretls
 
 
 # TLS-Required: No, where the operator honours it.

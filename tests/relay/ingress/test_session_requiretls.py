@@ -38,7 +38,7 @@ async def deliver(it: World, client: RawClient, mail: bytes, content: bytes = NO
     return it.store.messages[-1]
 
 
-@pytest.mark.rfc("8689-2-a", "8689-2-f", "8689-4.3-a")
+@pytest.mark.rfc("8689-2-a", "8689-2-d", "8689-2-f", "8689-4.3-a")
 async def test_it_is_offered_within_tls_alone(pem: Path) -> None:
     implicit = tls_listener(pem, TlsMode.IMPLICIT)
     async with world(settings(tls_listener(pem), implicit, ListenerSettings(address="127.0.0.1:0"))) as it:
