@@ -166,7 +166,7 @@ async def _connected(server: _Server) -> tuple[asyncio.StreamReader, asyncio.Str
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, server.address)
-        return await asyncio.open_connection(sock=sock)
     except BaseException:
         sock.close()
         raise
+    return await asyncio.open_connection(sock=sock)

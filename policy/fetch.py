@@ -14,7 +14,7 @@ import httpcore
 import httpx
 
 from policy.answers import Resolver
-from policy.guarded_https import BROKEN, GuardedBackend, GuardedTransport, UnreachableError, innermost
+from policy.guarded_https import BROKEN, GuardedTransport, UnreachableError, innermost
 from policy.one_line import one_line
 from policy.requirement import ResultType
 from policy.store import FetchFailedError
@@ -42,9 +42,11 @@ class HttpsPolicyFetcher:
         max_fetches: int = 300,
         user_agent: str = "mta-sts-relay",
     ) -> None:
-        backend = GuardedBackend(resolver=resolver, port=policy_port, allow_private=allow_private_addresses)
+        transport = GuardedTransport(
+            verified_context(ca_file), resolver=resolver, port=policy_port, allow_private=allow_private_addresses
+        )
         self._client = httpx.AsyncClient(
-            transport=GuardedTransport(verified_context(ca_file), backend),
+            transport=transport,
             headers=httpx.Headers({"Accept": "text/plain", "Accept-Encoding": "identity", "User-Agent": user_agent}),
             follow_redirects=False,  # RFC 8461 §3.3: HTTP 3xx redirects MUST NOT be followed
             trust_env=False,
@@ -65,7 +67,7 @@ class HttpsPolicyFetcher:
                     return await self._get(host)
             except TimeoutError:
                 raise _failed(f"{host} did not serve it within {self._timeout.total_seconds():g} s") from None
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            except httpcore.ConnectError as error:
                 raise _connect_failed(host, error) from error
             except BROKEN as error:
                 raise _failed(f"{host} broke off or broke HTTP: {innermost(error)}") from error

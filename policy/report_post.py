@@ -9,7 +9,7 @@ import httpcore
 import httpx
 
 from policy.answers import Resolver
-from policy.guarded_https import BROKEN, GuardedBackend, GuardedTransport, UnreachableError, innermost
+from policy.guarded_https import BROKEN, GuardedTransport, UnreachableError, innermost
 from policy.one_line import one_line
 from policy.tls import verified_context
 
@@ -43,11 +43,13 @@ class HttpsReportPoster:
         allow_private_addresses: bool = False,
         user_agent: str = "mta-sts-relay",
     ) -> None:
-        backend = GuardedBackend(resolver=resolver, port=None, allow_private=allow_private_addresses)
+        transport = GuardedTransport(
+            verified_context(ca_file), resolver=resolver, port=None, allow_private=allow_private_addresses
+        )
         # No Content-Encoding: the media type says that the file is compressed, and a reader would unpack it twice.
         headers = {"Content-Type": "application/tlsrpt+gzip", "Accept-Encoding": "identity", "User-Agent": user_agent}
         self._client = httpx.AsyncClient(
-            transport=GuardedTransport(verified_context(ca_file), backend),
+            transport=transport,
             headers=httpx.Headers(headers),
             follow_redirects=False,
             trust_env=False,
