@@ -106,8 +106,14 @@ def laxities(settings: Settings) -> Iterator[Problem]:
     """Yield what may be wanted, but protects less than the relay could: to be said, so that nobody forgets it."""
     if (text := _LAX_MODES.get(settings.mta_sts.mode)) is not None:
         yield Problem(("mta_sts", "mode"), text)
+    if settings.requiretls.tls_required_no == "honour":
+        yield Problem(("requiretls", "tls_required_no"), _HONOURED)
 
 
+_HONOURED = (
+    '"honour" delivers what policies (MTA-STS) and TLSA records (DANE) forbid, if need be in plain text, wherever a sender '
+    "writes the header field TLS-Required: No"
+)
 _LAX_MODES = {
     "report-only": (
         '"report-only" delivers what policies (MTA-STS) forbid, over any TLS or none; `mta-sts-relay report '

@@ -447,3 +447,10 @@ def test_what_protects_less_is_said(mode: str, says: tuple[str, ...]) -> None:
     assert len(told) == bool(says)
     assert all(text in told[0] for text in says)
     assert all(one.startswith("mta_sts.mode: ") for one in told)
+
+
+@pytest.mark.rfc("8689-3-g")
+def test_a_field_that_any_sender_can_write_is_not_honoured_in_silence() -> None:
+    (told,) = laxities(parse('[requiretls]\ntls_required_no = "honour"\n', base=Path("/")))
+    assert str(told).startswith("requiretls.tls_required_no: ")
+    assert "in plain text" in str(told)
