@@ -1,6 +1,6 @@
-"""The TLS sessions that one attempt is the first to tell of, for its settlement (design: RFC 8460 §4.2). **Pure.**"""
+"""The TLS sessions that one attempt is the first to tell of, for its settlement (RFC 8460 §4.2). **Pure.**"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import date
 
 from policy.findings import Findings
@@ -13,35 +13,43 @@ from relay.queue.tls_results import TlsResult
 class AttemptSessions:
     """Takes the counts of the sessions that an attempt uses, and gives them back if it is not settled.
 
-    `domain` is the one whose TLSRPT record says who is told of them.
+    `day` is the UTC day on which the attempt began.
     """
 
-    def __init__(self, domain: str) -> None:
+    def __init__(self, day: date) -> None:
+        self._day = day
+        self._domain = ""
+        self._taken: list[tuple[str, Host, Findings | None, Countable]] = []
+        self._refused: list[tuple[str, Host, Findings | None]] = []
+
+    def enter(self, domain: str) -> None:
+        """What comes is for the domain whose TLSRPT record this is; "" for none, to which nothing is told."""
         self._domain = domain
-        self._taken: list[tuple[Host, Findings | None, Countable]] = []
 
     def note(self, host: Host, findings: Findings | None, countable: Countable | None) -> None:
         """Take in that the host was used, or that it could not be; `findings` are those that it was judged by."""
-        if countable is not None and countable.take(self._domain):
-            self._taken.append((host, findings, countable))
+        if countable is not None and self._domain and countable.take(self._domain):
+            self._taken.append((self._domain, host, findings, countable))
 
-    def results(self, refused: Sequence[Host], findings: Findings | None, day: date) -> tuple[TlsResult, ...]:
-        """Return what the settlement counts; `refused` are the hosts that were not contacted on that day."""
-        if not self._taken and not refused:
-            return ()
-        sessions = [
-            result
-            for host, judged_by, countable in self._taken
-            for result in session_results(self._domain, host, judged_by, countable.negotiation)
-        ]
-        refusals = [result for host in refused for result in refusal_results(self._domain, host, findings, day)]
-        return (*sessions, *refusals)
+    def note_uncontacted(self, hosts: Iterable[Host], findings: Findings | None) -> None:
+        """Take in which hosts were left out, for whatever reason."""
+        if self._domain:
+            self._refused += [(self._domain, host, findings) for host in hosts]
+
+    def results(self) -> tuple[TlsResult, ...]:
+        """Return what the settlement counts."""
+        results: list[TlsResult] = []
+        for domain, host, findings, countable in self._taken:
+            results += session_results(domain, host, findings, countable.negotiation)
+        for domain, host, findings in self._refused:
+            results += refusal_results(domain, host, findings, self._day)
+        return tuple(results)
 
     def settled(self) -> None:
         """The counts are written down: nothing is given back any more."""
         self._taken.clear()
 
     def give_back(self) -> None:
-        for _, _, countable in self._taken:
-            countable.give_back(self._domain)
+        for domain, _, _, countable in self._taken:
+            countable.give_back(domain)
         self._taken.clear()

@@ -14,7 +14,7 @@ from policy.mta_sts import policy_lines
 from policy.one_line import one_line
 from policy.requirement import MxMatch, PolicyType, Refusal, RefusalReason, Requirement, ResultType
 from policy.tls_facts import TlsFailure
-from relay.delivery.hosts import Host
+from relay.delivery.hosts import Host, Route
 from relay.delivery.negotiation import Negotiation
 from relay.queue.attempt import FailureKind
 from relay.queue.tls_results import ReportedPolicy, SessionFailure, TlsResult
@@ -43,6 +43,15 @@ def session_results(
         for policy, failures in _judgements(domain, host, host.verdict, findings, negotiation)
         if failures is not None
     )
+
+
+def reported_domain(destination: str, route: Route) -> str:
+    """Return the domain whose TLSRPT record says who is told (RFC 8460 §3), "" if none could have one."""
+    if route.findings is not None:
+        return route.findings.policy_domain
+    if route.next_hop is not None:
+        return route.next_hop.host if isinstance(route.next_hop.host, str) else ""
+    return "" if destination.startswith("[") else destination
 
 
 def refusal_results(domain: str, host: Host, findings: Findings | None, day: date) -> tuple[TlsResult, ...]:

@@ -6,7 +6,7 @@ leaves, the job stays with its lease, and the lease lapses.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from relay.delivery.plan import DeliveryPlan, verdicts
 from relay.delivery.policy_record import policy_facts, policy_id, policy_problem
 from relay.delivery.route import Router
 from relay.delivery.seam import HostError, Parcel, Session, Target, Transport
+from relay.delivery.session_results import reported_domain
 from relay.delivery.slots import Slots
 from relay.delivery.tally import Tally
 from relay.queue.attempt import Attempt, FailureKind, HostFailure
@@ -62,8 +63,6 @@ class _Run:
     record_checked: bool = False
     session: Session | None = None
     sessions: AttemptSessions | None = None
-    counted: list[AttemptSessions] = field(default_factory=list)
-    tls_results: list[TlsResult] = field(default_factory=list)
     settling: bool = False
     broken_off: bool = False
 
@@ -134,6 +133,8 @@ class DeliveryWorker:
         host has answered, before CancelledError leaves.
         """
         run = _Run(job=job, started_at=self._clock.now())
+        if self._counts_sessions:
+            run.sessions = AttemptSessions(run.started_at.date())
         self._runs[job.id] = run
         try:
             try:
@@ -145,9 +146,8 @@ class DeliveryWorker:
             return await _finish(job, self._conclude(run, alone))
         finally:
             del self._runs[job.id]
-            for sessions in (*run.counted, run.sessions):
-                if sessions is not None:
-                    sessions.give_back()
+            if run.sessions is not None:
+                run.sessions.give_back()
 
     async def share(self, job: Job, ended: Ended) -> None:
         """Settle another job for the same destination with what was just found out, without asking there again."""
@@ -181,7 +181,6 @@ class DeliveryWorker:
             for other in route.others:
                 if run.broken_off or not plan.waiting:
                     break
-                self._count(run, plan)
                 plan.go_on(other.hosts, other.failure)
                 await self._go(run, plan, other)
         except StoreError as error:
@@ -191,11 +190,13 @@ class DeliveryWorker:
 
     async def _go(self, run: _Run, plan: DeliveryPlan, route: Route) -> None:
         run.findings = route.findings
-        if self._counts_sessions and (domain := _reported_domain(run.job, route)):
-            run.sessions = AttemptSessions(domain)
+        if run.sessions is not None:
+            run.sessions.enter(reported_domain(run.job.destination, route))
         await self._visit_hosts(run, plan)
         if plan.waiting and plan.refused and not run.broken_off:
             await self._recheck(run, plan, route)
+        if run.sessions is not None:
+            run.sessions.note_uncontacted(plan.uncontacted, run.findings)
 
     async def _visit_hosts(self, run: _Run, plan: DeliveryPlan) -> None:
         while (target := plan.next_target()) is not None:
@@ -226,14 +227,6 @@ class DeliveryWorker:
                 if self._draining and plan.offer:
                     run.broken_off = True
                     return
-
-    @staticmethod
-    def _count(run: _Run, plan: DeliveryPlan) -> None:
-        """End the count of the sessions on one way."""
-        if run.sessions is not None:
-            run.tls_results += run.sessions.results(plan.uncontacted, run.findings, run.started_at.date())
-            run.counted.append(run.sessions)
-            run.sessions = None
 
     def _content(self, job: Job) -> bytes | Callable[[], AsyncIterator[bytes]]:
         """The content: handed over in memory, or to be read from the store once the host wants it."""
@@ -270,12 +263,10 @@ class DeliveryWorker:
             unreachable = alone()
         waits_for_policy = plan.failure is not None and plan.failure.kind is FailureKind.POLICY_UNKNOWN
         retry_at = run.findings.defer_until if run.findings and waits_for_policy else None
-        self._count(run, plan)
-        results = tuple(run.tls_results)
+        results = run.sessions.results() if run.sessions is not None else ()
         settled = await self._settle(run.job, attempt, retry_at=retry_at, cools=unreachable, tls_results=results)
-        if settled:
-            for sessions in run.counted:
-                sessions.settled()
+        if settled and run.sessions is not None:
+            run.sessions.settled()
         return Ended(attempt=attempt, unreachable=unreachable, retry_at=retry_at)
 
     def _attempt(self, run: _Run, plan: DeliveryPlan) -> Attempt:
@@ -383,15 +374,6 @@ def _judged_anew(refused: tuple[Host, ...], route: Route) -> tuple[Host, ...]:
     """Return those of the refused hosts that now have another verdict, in the route's order."""
     before = {host.name: host.verdict for host in refused}
     return tuple(host for host in route.hosts if host.name in before and host.verdict != before[host.name])
-
-
-def _reported_domain(job: Job, route: Route) -> str:
-    """The domain whose TLSRPT record counts (RFC 8460 §3), "" if there is none that could have one."""
-    if route.findings is not None:
-        return route.findings.policy_domain
-    if route.next_hop is not None:
-        return route.next_hop.host if isinstance(route.next_hop.host, str) else ""
-    return "" if job.destination.startswith("[") else job.destination
 
 
 def _uncharged(job: Job) -> Settlement:

@@ -14,10 +14,10 @@ from policy.mta_sts import parse_policy
 from policy.requirement import PolicyType, Refusal, Requirement, ResultType
 from policy.tls_facts import TlsFailure
 from relay.delivery.attempt_sessions import AttemptSessions
-from relay.delivery.hosts import Host, judged, opportunistic
+from relay.delivery.hosts import Host, Route, judged, opportunistic
 from relay.delivery.negotiation import Countable, Ends, Negotiation
-from relay.delivery.routing_table import Judgement
-from relay.delivery.session_results import MAX_LINES, refusal_results, session_results
+from relay.delivery.routing_table import Judgement, NextHop
+from relay.delivery.session_results import MAX_LINES, refusal_results, reported_domain, session_results
 from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.tls_results import ReportedPolicy, SessionFailure, TlsResult
 
@@ -367,31 +367,74 @@ def test_each_result_type_of_a_session_comes_from_somewhere() -> None:
 # -- each once -----------------------------------------------------------------------------------------------
 
 
+def at(domain: str) -> AttemptSessions:
+    attempt = AttemptSessions(DAY)
+    attempt.enter(domain)
+    return attempt
+
+
 @pytest.mark.rfc("8460-4.2-c")
 def test_a_session_counts_once_for_each_domain() -> None:
     countable, where = Countable(negotiation()), host(None)
-    attempts = [AttemptSessions(domain) for domain in ("a.test", "a.test", "b.test")]
+    attempts = [at(domain) for domain in ("a.test", "a.test", "b.test")]
     for attempt in attempts:
         attempt.note(where, None, countable)
         attempt.note(where, None, countable)
-    counts = [[result.recipient_domain for result in attempt.results((), None, DAY)] for attempt in attempts]
+    counts = [[result.recipient_domain for result in attempt.results()] for attempt in attempts]
     assert counts == [["a.test"], [], ["b.test"]]
+
+
+@pytest.mark.rfc("8460-3-b")
+@pytest.mark.parametrize(
+    ("route", "domain"),
+    [
+        (Route(findings=findings()), "shop.test"),
+        (Route(), "example.test"),
+        (Route(next_hop=NextHop(host="hop.test")), "hop.test"),
+        (Route(next_hop=NextHop(host=ip_address("192.0.2.1"))), ""),
+    ],
+    ids=["policy-domain", "no-mta-sts", "next-hop", "address"],
+)
+def test_whose_record_says_who_is_told(route: Route, domain: str) -> None:
+    assert reported_domain("example.test", route) == domain
+
+
+def test_an_address_literal_has_no_record() -> None:
+    assert reported_domain("[192.0.2.1]", Route()) == ""
+
+
+@pytest.mark.rfc("8460-3-b")
+def test_an_attempt_tells_each_next_hop_of_its_own_sessions() -> None:
+    refused = host(ELSEWHERE)
+    attempt = at("a.test")
+    attempt.note(host(None), None, Countable(negotiation()))
+    attempt.note_uncontacted([refused], ELSEWHERE)
+    attempt.enter("")
+    attempt.note(host(None), None, Countable(negotiation()))
+    attempt.note_uncontacted([refused], ELSEWHERE)
+    attempt.enter("b.test")
+    attempt.note(host(None), None, Countable(negotiation()))
+    assert [(result.recipient_domain, bool(result.failures)) for result in attempt.results()] == [
+        ("a.test", False),
+        ("b.test", False),
+        ("a.test", True),
+    ]
 
 
 def test_a_settlement_that_comes_to_nothing_leaves_the_count_to_the_next() -> None:
     countable, where = Countable(negotiation()), host(None)
-    first, second, third = (AttemptSessions("a.test") for _ in range(3))
+    first, second, third = (at("a.test") for _ in range(3))
     first.note(where, None, countable)
     first.give_back()
     second.note(where, None, countable)
-    assert len(second.results((), None, DAY)) == 1
+    assert len(second.results()) == 1
     second.settled()
     second.give_back()
     third.note(where, None, countable)
-    assert third.results((), None, DAY) == ()
+    assert third.results() == ()
 
 
 def test_what_is_not_counted_is_not_noted() -> None:
-    attempt = AttemptSessions("a.test")
+    attempt = at("a.test")
     attempt.note(host(None), None, None)
-    assert attempt.results((), None, DAY) == ()
+    assert attempt.results() == ()
