@@ -111,8 +111,8 @@ def laxities(settings: Settings) -> Iterator[Problem]:
 
 
 _HONOURED = (
-    '"honour" delivers what policies (MTA-STS) and TLSA records (DANE) forbid, if need be in plain text, wherever a sender '
-    "writes the header field TLS-Required: No"
+    '"honour" delivers what policies (MTA-STS) and TLSA records (DANE) forbid, if need be in plain text, wherever a '
+    "sender writes the header field TLS-Required: No"
 )
 _LAX_MODES = {
     "report-only": (
