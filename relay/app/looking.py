@@ -17,7 +17,8 @@ from relay.app.stages import LookUp, Step
 from relay.app.state_dir import POLICY_FILE
 from relay.app.stopwatch import Stopwatch
 from relay.config import Settings
-from relay.delivery.hosts import Host
+from relay.delivery.hosts import Host, Route
+from relay.delivery.routing_table import ORDINARY, Directions, NextHop
 from relay.delivery.seam import HostError, SessionFacts
 from relay.delivery.slots import Slots
 from relay.metrics import Metrics, process_registry
@@ -65,17 +66,23 @@ class HostLook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """The whole answer. `failure` is set where there is no host to try; `look_ups` are the questions and answers."""
+    """The whole answer. `failure` is set where there is no host to try; `look_ups` are the questions and answers.
+
+    `directions` is the route that applies; of several next hops this is about `next_hop`, and `others` about the rest.
+    """
 
     destination: str
+    directions: Directions = ORDINARY
+    next_hop: NextHop | None = None
     findings: Findings | None
     failure: HostFailure | None
     hosts: tuple[HostLook, ...]
     look_ups: tuple[Step, ...] = ()
+    others: tuple["Look", ...] = ()
 
     @property
     def deliverable(self) -> bool:
-        return any(host.usable for host in self.hosts)
+        return any(host.usable for host in self.hosts) or any(other.deliverable for other in self.others)
 
     @property
     def advice(self) -> str:
@@ -90,9 +97,17 @@ async def look(outbound: Outbound, watch: Stopwatch, destination: str, now: date
     """
     message = Message(queue_id="", accepted_at=now, envelope=Envelope(reverse_path=""), size=0)
     route = await outbound.router.route(message, destination)
+    return await _look_along(outbound, watch, destination, route, connect)
+
+
+async def _look_along(outbound: Outbound, watch: Stopwatch, destination: str, route: Route, connect: bool) -> Look:
     hosts = [HostLook(host=host, connections=await _connect(outbound, watch, host, connect)) for host in route.hosts]
+    others = [await _look_along(outbound, watch, destination, other, connect) for other in route.others]
     return Look(
         destination=destination,
+        directions=route.directions,
+        next_hop=route.next_hop,
+        others=tuple(others),
         findings=route.findings,
         failure=route.failure,
         hosts=tuple(hosts),

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 
 from relay.config import Settings
+from relay.delivery.hosts import Route
 from relay.delivery.route import Router
-from relay.queue.attempt import FailureKind
+from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.message import Envelope, Message, Origin
 
 _CANNOT_WORK = frozenset(
@@ -16,6 +17,8 @@ _CANNOT_WORK = frozenset(
         FailureKind.ADDRESS_REFUSED,
         FailureKind.LOOP,
         FailureKind.MX_NOT_IN_POLICY,
+        FailureKind.POLICY_REQUIRED,
+        FailureKind.DANE_REQUIRED,
     }
 )
 
@@ -31,7 +34,11 @@ async def bad_ndr_routes(settings: Settings, router: Router, now: datetime) -> A
     ndr = Message(queue_id="", accepted_at=now, envelope=Envelope(reverse_path=""), size=0, origin=Origin.RELAY)
     for domain in ndr_domains(settings):
         route = await router.route(ndr, domain)
-        failures = [route.failure] if route.failure else [host.failure for host in route.hosts]
+        failures = [failure for way in (route, *route.others) for failure in _failures(way)]
         reasons = [failure.detail for failure in failures if failure and failure.kind in _CANNOT_WORK]
         if reasons and len(reasons) == len(failures):
             yield domain, reasons[0]
+
+
+def _failures(way: Route) -> list[HostFailure | None]:
+    return [way.failure] if way.failure else [host.failure for host in way.hosts]

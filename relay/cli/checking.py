@@ -74,11 +74,16 @@ def _destination(text: str) -> str:
 
 
 def _facts(found: "Look") -> dict[str, object]:
+    from relay.cli.route_views import route_facts
+
     return {
         "destination": found.destination,
         "deliverable": found.deliverable,
         "failure": found.failure,
         "advice": found.advice,
+        "route": route_facts(found.directions),
+        "next_hop": str(found.next_hop) if found.next_hop is not None else None,
+        "others": [_facts(other) for other in found.others],
         "look_ups": found.look_ups,
         "policy": _policy_facts(found.findings),
         "hosts": [_host_facts(one) | {"advice": one.advice(found.destination)} for one in found.hosts],
@@ -120,11 +125,26 @@ def _host_facts(one: "HostLook") -> dict[str, object]:
 
 
 def _print(found: "Look") -> None:
-    from relay.cli.check_views import print_advice, print_connections, print_look_ups
+    from relay.cli.check_views import print_look_ups
+    from relay.cli.output import say
+    from relay.cli.route_views import route_lines
+
+    for line in route_lines(found.directions):
+        say(line)
+    for number, way in enumerate((found, *found.others)):
+        if found.others:
+            say(f"next hop {number + 1}: {way.next_hop}")
+        _print_policy(way)
+        if way is found:
+            print_look_ups(found.look_ups)
+        _print_way(way)
+    say("mail would be delivered" if found.deliverable else "mail would not be delivered now")
+
+
+def _print_way(found: "Look") -> None:
+    from relay.cli.check_views import print_advice, print_connections
     from relay.cli.output import print_table, say
 
-    _print_policy(found)
-    print_look_ups(found.look_ups)
     if found.failure is not None:
         say(f"no way to deliver: {found.failure.detail}")
         print_advice(found.advice)
@@ -138,7 +158,6 @@ def _print(found: "Look") -> None:
             say(f"{one.host.name}: {_tlsa_words(one.host)}")
         print_advice(one.advice(found.destination))
         print_connections(one)
-    say("mail would be delivered" if found.deliverable else "mail would not be delivered now")
 
 
 def _print_policy(found: "Look") -> None:
@@ -150,11 +169,11 @@ def _print_policy(found: "Look") -> None:
         return
     if (cached := findings.cached) is not None:
         policy = cached.policy
-        say(f"{found.destination}: policy {policy.mode.value}, id {cached.record_id} ({findings.result.value})")
+        say(f"{findings.policy_domain}: policy {policy.mode.value}, id {cached.record_id} ({findings.result.value})")
         fetched, until = shown(cached.fetched_at), shown(cached.expires_at)
         say(f"  mx {', '.join(policy.mx) or '(none)'}; fetched {fetched}, until {until}")
     else:
-        say(f"{found.destination}: no policy ({findings.result.value})")
+        say(f"{findings.policy_domain}: no policy ({findings.result.value})")
     if findings.problem is not None:
         say(f"  policy problem: {findings.problem.result_type.value}: {findings.problem.detail}")
     if findings.unknown is not None:
@@ -166,6 +185,7 @@ def _print_policy(found: "Look") -> None:
 _DEMANDS = {
     "opportunistic": "TLS if offered",
     "testing": "TLS if offered (testing)",
+    "encrypted": "TLS",
     "verified": "verified TLS",
 }
 
@@ -192,9 +212,16 @@ def _tlsa_words(host: "Host") -> str | None:
 
 
 def _demands(host: "Host") -> str:
-    if host.dane is None:
-        return _DEMANDS[host.level.value]
-    return "DANE" if host.level.value == "opportunistic" else f"DANE, {_DEMANDS[host.level.value]}"
+    from policy.requirement import Requirement
+
+    route = host.verdict.route if isinstance(host.verdict, Requirement) else None
+    demands = ["DANE"] if host.dane is not None else []
+    if route is not None:
+        named = f" for {route.tls_name}" if route.tls_name else ""
+        demands.append(f"{_DEMANDS[route.level.value]}{named} (route)")
+    if host.level.value != "opportunistic" or not demands:
+        demands.append(_DEMANDS[host.level.value])
+    return ", ".join(demands)
 
 
 def _row(one: "HostLook") -> tuple[object, ...]:
@@ -215,7 +242,8 @@ def _words(found: "Look") -> list[str]:
     from relay.app.clock import SystemClock
     from relay.app.postmaster import words
 
-    return words(found, SystemClock().now())
+    now = SystemClock().now()
+    return [paragraph for way in (found, *found.others) for paragraph in words(way, now)]
 
 
 def _print_words(found: "Look") -> None:
