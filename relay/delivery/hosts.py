@@ -128,7 +128,12 @@ def judged(hosts: Iterable[Host], findings: Findings | None, judgement: Judgemen
     the list, so that loops are seen and records are whole.
     """
     policy = findings.cached.policy if findings and findings.cached else None
-    return tuple(replace(host, verdict=_verdict(host, policy, findings, judgement)) for host in hosts)
+    return tuple([_with_verdict(host, _verdict(host, policy, findings, judgement)) for host in hosts])
+
+
+def _with_verdict(host: Host, verdict: Requirement | Refusal) -> Host:
+    """The same host where nothing changes, with the targets that its connections are kept under."""
+    return host if verdict == host.verdict else replace(host, verdict=verdict)
 
 
 _IMPLICIT_TLS = RouteDemand(level=Level.ENCRYPTED)

@@ -127,9 +127,9 @@ class ReplyProtocol(SMTPProtocol):
     @property
     def usable(self) -> bool:
         """Whether commands can still be given and replies come."""
-        transport = self.transport
-        going_on = self.end is None and not self.leaving and self._unwanted is None
-        return going_on and transport is not None and not transport.is_closing()
+        if self.end is not None or self.leaving or self._unwanted is not None:
+            return False
+        return self.transport is not None and not self.transport.is_closing()
 
     def expect(self, answers: Answers, replies: int) -> None:
         """Note that so many replies are owed to `answers`, after all that are owed already."""
@@ -233,17 +233,18 @@ class ReplyProtocol(SMTPProtocol):
 
     def _deal(self, reply: Reply) -> bool:
         """Give a reply to whose turn it is; False if nothing more is to be looked at."""
-        if not self.line:
+        line = self.line
+        if not line:
             self._give_up(f"the host said more than it was asked: {reply}")
             return False
-        answers = self._latest = self.line[0]
+        answers = self._latest = line[0]
         if answers.content_end is not None and answers.owed == 1 and self._is_within(answers.content_end):
             self._give_up("the host answered before it had the whole content")
             return False
         answers.give(reply)
         if not answers.owed:
-            self.line.popleft()
-            if self._unwanted is not None and self.line[0] is self._unwanted:
+            line.popleft()
+            if self._unwanted is not None and line[0] is self._unwanted:
                 self.abort()
                 return False
         return True

@@ -58,6 +58,7 @@ class Transaction:
         self._answers = link.answers()
         self._offered = link.offered
         self._parcel = parcel
+        self._size = _size(parcel)
         self._timeouts = timeouts
         self._max_recipients = min(max_recipients, link.offered.rcpt_max or max_recipients)
         self._reused = reused
@@ -71,7 +72,7 @@ class Transaction:
 
     async def run(self) -> SendResult:
         """Return what came of it. Raises HostError or LapsedError. Where replies are missing the link is closed."""
-        lacking = unmet_need(self._parcel.message, self._size(), self._offered)
+        lacking = unmet_need(self._parcel.message, self._size, self._offered)
         if lacking is not None:
             raise HostError(lacking, self._phase)
         recipients = self._recipients_to_offer()
@@ -102,7 +103,7 @@ class Transaction:
         """Return the recipients of this transaction; note those that the host cannot have, and those for the next."""
         recipients = self._parcel.recipients
         if not self._offered.smtputf8:
-            recipients = tuple(one for one in recipients if not needs_smtputf8(one.forward_path))
+            recipients = tuple([one for one in recipients if not needs_smtputf8(one.forward_path)])
         if len(recipients) < len(self._parcel.recipients):
             detail = "the recipient's address has characters beyond ASCII, and the host does not offer SMTPUTF8"
             self._failure = HostFailure(kind=FailureKind.SMTPUTF8, detail=detail)
@@ -146,8 +147,8 @@ class Transaction:
             or needs_smtputf8(message.envelope.reverse_path)
             or any(needs_smtputf8(one.forward_path) for one in recipients)
         )
-        mail = mail_command(message, self._size(), offered, smtputf8=smtputf8)
-        return [mail, *(rcpt_command(one, offered, smtputf8=smtputf8) for one in recipients)]
+        mail = mail_command(message, self._size, offered, smtputf8=smtputf8)
+        return [mail] + [rcpt_command(one, offered, smtputf8=smtputf8) for one in recipients]
 
     async def _answer(self, command: bytes, phase: Phase, limit: timedelta) -> Reply:
         """Return the reply to a command, which is written now unless the whole group is out already."""
@@ -274,14 +275,13 @@ class Transaction:
         settled = self._replies.keys() | set(self._postponed)
         return any(one.id not in settled for one in self._parcel.recipients)
 
-    # The content.
 
-    def _size(self) -> int:
-        """Return the octets to be sent, without stuffed dots and final dot (RFC 1870 §5)."""
-        content = self._parcel.content
-        if isinstance(content, bytes):
-            return len(content) + (0 if content.endswith(b"\r\n") or not content else 2)
-        return self._parcel.message.size
+def _size(parcel: Parcel) -> int:
+    """Return the octets to be sent, without stuffed dots and final dot (RFC 1870 §5)."""
+    content = parcel.content
+    if isinstance(content, bytes):
+        return len(content) + (0 if content.endswith(b"\r\n") or not content else 2)
+    return parcel.message.size
 
 
 async def _pieces(content: bytes | Callable[[], AsyncIterator[bytes]]) -> AsyncIterator[bytes]:

@@ -94,9 +94,10 @@ def settle(job: Job, attempt: Attempt, now: datetime, settings: ScheduleSettings
 
 def _pairs(job: Job, attempt: Attempt) -> list[tuple[Recipient, Outcome]]:
     outcomes = {outcome.recipient_id: outcome for outcome in attempt.outcomes}
-    if len(outcomes) != len(attempt.outcomes) or outcomes.keys() != {r.id for r in job.recipients}:
+    pairs = [(recipient, outcomes[recipient.id]) for recipient in job.recipients if recipient.id in outcomes]
+    if not len(pairs) == len(job.recipients) == len(outcomes) == len(attempt.outcomes):
         raise ValueError("attempt is void: it must have exactly one outcome for each recipient")
-    return [(recipient, outcomes[recipient.id]) for recipient in job.recipients]
+    return pairs
 
 
 def _judge(
