@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from enum import Enum
+from typing import TypeVar
 
 from policy.names import IPAddress, parse_address_literal
 from policy.requirement import Level, MxMatch, Requirement, ResultType
@@ -24,9 +25,10 @@ from relay.delivery.protocol import LinkError
 from relay.delivery.remembered import RememberedHosts
 from relay.delivery.seam import HostError, LinkObserver, NullLinkObserver, SessionFacts, Target
 from relay.delivery.timeouts import Timeouts
-from relay.queue.attempt import FailureKind, HostFailure, Security
+from relay.queue.attempt import FailureKind, Security
 from relay.status import Reply
 
+T = TypeVar("T")
 CONCESSION_REMEMBERED = timedelta(hours=1)
 
 _NOBODY = NullLinkObserver()
@@ -49,15 +51,14 @@ class Connection:
     """An open connection that meets its target's requirement, and what the pool notes of it.
 
     `took`: how long it took to open, in seconds. `clean`: a transaction has come to its end on it; `overlaps`: one has
-    begun before the one ahead was answered.
-    `waits_since` (loop time) while nobody has it; `timer` is then set, and may still be while somebody does.
-    `tls_given_up` is why it is in plaintext, if TLS was tried and failed.
+    begun before the one ahead was answered. `waits_since` (loop time) while nobody has it; `timer` is then set, and
+    may still be while somebody does.
+    `concession` is what the host needed, `conceded_for` why, where that was found out for this connection.
     """
 
     target: Target
     link: Link
     facts: SessionFacts
-    tls_given_up: TlsFailure | None = None
     took: float = 0.0
     transactions: int = 0
     clean: bool = False
@@ -67,7 +68,7 @@ class Connection:
     waits_since: float | None = None
     timer: asyncio.TimerHandle | None = None
     concession: Concession | None = None
-    conceded_for: HostFailure | None = None
+    conceded_for: TlsFailure | None = None
 
 
 class Connector:
@@ -182,10 +183,9 @@ class Connector:
                 connection = await self._with_concession(target, needed)
                 break
             except HostError as error:
-                failure = error.failure
-                if failure.tls is None:
+                if error.failure.tls is None:
                     raise
-                needed = _next_concession(needed, failure.kind)
+                needed, failure = _next_concession(needed, error.failure.kind), error.failure.tls
         else:
             connection = await self._attempt(target, target.requirement, lambda link: self._in_the_clear(link, target))
         if needed is not None and failure is not None:
@@ -243,7 +243,7 @@ class Connector:
             if not link.offered.starttls:
                 raise LinkError(FailureKind.STARTTLS_MISSING, "the host does not offer STARTTLS")
             await link.start_tls(*self._tls(requirement))
-        _accept(await link.ehlo())
+        _accept(await _proving_handshake(link.ehlo()))
         if requirement.requiretls and not link.offered.requiretls:
             raise LinkError(REQUIRETLS_MISSING.kind, REQUIRETLS_MISSING.detail)
         return _facts(link, _security(requirement))
@@ -256,13 +256,7 @@ class Connector:
         if not link.offered.starttls:
             return _facts(link, Security.PLAINTEXT)
         await link.start_tls(context, server_name)
-        try:
-            await _say_hello(link)
-        except LinkError as error:
-            if error.kind is not FailureKind.BROKEN_OFF:
-                raise
-            # Of TLS 1.3 a host may say only now that it did not like our part of the handshake (RFC 8446 §4.4.4).
-            raise LinkError(FailureKind.HANDSHAKE, "the host broke off right after the handshake") from error
+        await _proving_handshake(_say_hello(link))
         return _facts(link, Security.OPPORTUNISTIC)
 
     async def _in_the_clear(self, link: Link, target: Target) -> SessionFacts:
@@ -279,6 +273,19 @@ def _next_concession(conceded: Concession | None, failure: FailureKind) -> Conce
     """Return what to concede next to a host whose TLS has failed. One that refuses STARTTLS takes no ClientHello."""
     failed_at_full_hello = conceded is None and failure is FailureKind.HANDSHAKE
     return Concession.SMALL_HELLO if failed_at_full_hello else Concession.PLAINTEXT
+
+
+async def _proving_handshake(hello: Awaitable[T]) -> T:
+    """Say EHLO for the first time within TLS.
+
+    In TLS 1.3 a host may say only now that it did not like our part of the handshake (RFC 8446 §4.4.4), or just go.
+    """
+    try:
+        return await hello
+    except LinkError as error:
+        if error.kind is not FailureKind.BROKEN_OFF:
+            raise
+        raise LinkError(FailureKind.HANDSHAKE, "the host broke off right after the handshake") from error
 
 
 async def _say_hello(link: Link) -> None:
@@ -333,7 +340,9 @@ def _facts(link: Link, security: Security) -> SessionFacts:
 
 def _established(connection: Connection, day: date) -> Countable | None:
     """Return what is to be counted of a connection; None for plaintext because TLS failed there within the hour."""
-    waived = connection.facts.testing_failure or connection.tls_given_up
+    waived = connection.facts.testing_failure
+    if waived is None and connection.facts.tls is None:
+        waived = connection.conceded_for
     if waived is None and connection.facts.tls is None:
         if connection.link.offered.starttls:
             return None

@@ -139,6 +139,16 @@ async def test_a_session_that_dies_right_after_the_handshake(drops: list[bool], 
         assert tries(at) == expected
 
 
+@pytest.mark.rfc("8461-5-c", "8461-5-a")
+async def test_under_a_policy_it_is_the_handshake_that_has_failed() -> None:
+    async with world(MxBehaviour(replies={Say.EHLO: dropping(iter([True, True, False]))})) as at:
+        error = await at.fail(level=Level.VERIFIED)
+        assert (error.failure.kind, error.phase) == (FailureKind.HANDSHAKE, Phase.EHLO)
+        async with at.open(Level.TESTING) as session:
+            assert session.facts.testing_failure is not None
+        assert tries(at) == ["TLSv1.3", "TLSv1.3", "TLSv1.3"]
+
+
 async def test_a_host_that_answers_in_tls_is_taken_at_its_word() -> None:
     script: Script = lambda moment: "421 4.3.2 Busy" if moment.secured else None  # noqa: E731  a script is a function
     async with world(MxBehaviour(replies={Say.EHLO: script})) as at:
