@@ -98,7 +98,6 @@ def test_a_route_that_weakens_nothing_is_the_same_at_all_times() -> None:
     assert route.at(END) is DEFAULT
 
 
-@pytest.mark.rfc("8460-3-e")
 def test_for_reports_the_ways_are_the_same_and_nothing_but_the_operators_demand_is_left() -> None:
     demand = RouteDemand(level=Level.ENCRYPTED)
     hop, login = NextHop(host="mta.x.test"), Login(user="relay", password="secret")

@@ -253,7 +253,7 @@ async def test_implicit_tls_that_nothing_demands_is_a_fault_of_ours() -> None:
 # -- AUTH ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.rfc("4954-4-c", "4954-5-b")
+@pytest.mark.rfc("4954-4-c", "4954-4-d", "4954-5-b")
 @pytest.mark.parametrize("mechanisms", ["PLAIN LOGIN", "LOGIN PLAIN", "CRAM-MD5 LOGIN", "plain"])
 @pytest.mark.parametrize("implicit", [False, True])
 async def test_the_relay_logs_in_and_vouches_for_nobody(mechanisms: str, implicit: bool) -> None:
