@@ -227,6 +227,25 @@ def test_openssl_sees_a_modern_listener_without_tickets(world: World, option: st
     assert old.returncode != 0
 
 
+@pytest.mark.rfc("8689-2-f", "8689-4.2.1-l", "8689-5-b", "8689-5-f")
+def test_openssl_demands_requiretls_which_postfix_does_not_know(world: World) -> None:
+    """The sender's own Postfix, which knows it as little, takes the NDR all the same."""
+    token = _token()
+    said = ["EHLO openssl.corp.test", "MAIL FROM:<alice@corp.test> REQUIRETLS RET=FULL", "RCPT TO:<bob@good.test>"]
+    content = [f"Subject: {token}", "", "for Bob alone", ".", "QUIT", ""]
+    done = subprocess.run(
+        [program("openssl"), "s_client", "-starttls", "smtp", "-connect", f"127.0.0.1:{world.smtp_port}", "-quiet"],
+        input="\r\n".join([*said, "DATA", *content]), capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert "250 REQUIRETLS" in done.stdout.replace("250-", "250 ")
+    assert "queued as" in done.stdout
+    ndr = world.legacy.wait_for_mail(_ndr_for(token), "the NDR")
+    _, per_recipient = _status_fields(ndr)
+    assert str(per_recipient["status"]) == "5.7.30"
+    assert "for Bob alone" not in ndr.as_string()
+    assert not any(Subject(token)(message) for message in world.good.mailbox())
+
+
 def test_promtool_finds_nothing_to_say_about_the_metrics(world: World) -> None:
     text = world.http("/metrics")
     assert "mta_sts_relay_deliveries_total" in text
