@@ -34,6 +34,7 @@ from relay.lab.internet import Lab
 from relay.lab.mx_behaviour import MxBehaviour
 from relay.lab.mx_records import ReceivedMessage
 from relay.lab.policy_host import PolicySite
+from relay.queue.ids import worker_of
 from relay.queue.tls_results import TlsResult
 from relay.store.sqlite.reports import SqliteReportStore
 
@@ -366,6 +367,29 @@ async def test_preview_shows_what_would_be_sent_and_where_to(world: World) -> No
     assert "certificate-expired mx1.mail.company-y.example 1" in table
     for arguments in (("--day", "yesterday"), ("--domain", "a b")):
         assert (await world.scene.cli("tlsrpt", "preview", *arguments))[0] == 2
+
+
+@pytest.mark.rfc("8460-4.2-h")
+async def test_what_several_workers_count_is_one_report(scene: Scene, lab: Lab, key: bytes) -> None:
+    (scene.directory / "key.pem").write_bytes(key)
+    scene.configure(SETTINGS, replace=("[relay]", "[relay]\nworkers = 2"))
+    await lab.domain("shop.test", mx=[("mx.shop.test", 10, None)])
+    days = [datetime.now(UTC).date()]
+    async with scene.relay:
+        taken: dict[int, str] = {}
+        for _ in range(200):
+            queue_id = await scene.send("bob@shop.test")
+            await scene.settled(queue_id, "delivered")
+            taken.setdefault(worker_of(queue_id), queue_id)
+            if len(taken) == 2:
+                break
+        assert taken.keys() == {0, 1}
+        days = sorted({*days, datetime.now(UTC).date()})  # a test may run over midnight
+        found = [await scene.cli_json("tlsrpt", "preview", "--day", str(day)) for day in days]
+    reports = [one["report"] for day in found for one in day]
+    assert len(reports) <= len(days), "one for each day, not for each worker"
+    counts = [one["policies"][0]["summary"]["total-successful-session-count"] for one in reports]
+    assert sum(counts) == len([session for session in lab.hosts["mx.shop.test"].sessions if session.messages])
 
 
 @pytest.mark.rfc("8460-3-ah", "8460-3-ai")

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from relay.app.part import Part
 from relay.app.relay import Relay, running
-from relay.app.state_dir import StateDirLock
+from relay.app.state_dir import REPORT_FILE, StateDirLock
 from relay.config import Settings, parse
+from relay.delivery.slot_table import SlotSettings
 from relay.lab.client import submit
 from relay.lab.internet import Lab
 from relay.lab.relay_process import lab_config
@@ -122,6 +124,15 @@ async def test_a_listener_that_waits_for_a_restart_does_not_make_the_others_unre
         more = settings.model_copy(update={"listener": (*settings.listener, second)})
         assert await relay.reload(more) == ("listener addresses",)
         assert await relay._health.reasons_not_ready() == []
+
+
+@pytest.mark.rfc("8460-4.2-h")
+async def test_of_several_processes_the_one_that_leads_reports(settings: Settings) -> None:
+    for number in (1, 0):
+        part = Part(number=number, sockets=(), slots=SlotSettings())
+        async with running(settings, part) as relay:
+            assert ("tls reports" in relay._tasks) is part.leads
+        assert (settings.relay.state_dir / REPORT_FILE).exists() is part.leads
 
 
 async def test_a_store_that_fails_is_told_by_readiness(settings: Settings) -> None:
