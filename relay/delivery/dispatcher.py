@@ -196,7 +196,7 @@ class Dispatcher:
                 await self._claim(lane)
             while runner.job or await self._take(runner):
                 await self._run_job(runner)
-                if lane.runners > self._slots.attempts(lane.destination):
+                if lane.runners > 1 and lane.runners > self._slots.attempts(lane.destination):
                     break
                 self._fill(lane)
         finally:

@@ -20,7 +20,8 @@ from relay.ingress.shared import ConnectionResult, Listener
 Take = Callable[[], bool]
 """Takes a piece of the input, if there is a whole one, and says whether there was."""
 
-_REPLIES_AT_ONCE = 200
+_REPLIES_AT_ONCE = 8 * 1024
+"""Characters of replies that are kept for one write."""
 _LINGER_SECONDS = 5.0
 
 
@@ -57,7 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self.stopping = False
         self._sessions = sessions
         self._lingering = lingering
-        self._replies: list[str] = []
+        self._replies = ""
         self._mute = listener.implicit
         self._unread = False
         self._tasks: set[asyncio.Task[None] | None] = set()
@@ -213,14 +214,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def reply(self, line: str) -> None:
         """Give a reply; it is sent when there is no more input to work on."""
-        self._replies.append(line)
+        self._replies += line + "\r\n"
 
     def _write_out(self) -> None:
-        if self._replies:
-            data = "\r\n".join(self._replies) + "\r\n"
-            self._replies.clear()
-            if not self._mute and not self.transport.is_closing():
-                self.transport.write(data.encode("ascii", "replace"))
+        replies = self._replies
+        if replies:
+            self._replies = ""
+            if not (self._mute or self.transport.is_closing()):
+                self.transport.write(replies.encode("ascii", "replace"))
 
     def pause_writing(self) -> None:
         """The client does not read its replies: it gets no more of them until it does."""
