@@ -79,6 +79,7 @@ async def run_demo(console: Console | None = None) -> bool:
             sender_mx = f"smtp://{lab.hosts[SENDER_MX].address}:{lab.smtp_port}"
             config = Path(directory) / "config.toml"
             settings = lab_config(lab, ndr_route=sender_mx, extra=_SHORTENED, starttls=True)
+            settings += "".join(scenario.settings for scenario in SCENARIOS)
             config.write_text(settings, encoding="utf-8")
             console.print(f"A pocket internet with {len(SCENARIOS)} domains is up; starting the relay.")
             async with RelayProcess(config) as relay:

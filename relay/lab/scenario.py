@@ -38,6 +38,7 @@ class Security(Enum):
     STS = "sts"
     DANE = "dane"
     DANE_STS = "dane+sts"
+    ROUTE = "route"
     REQUIRETLS = "requiretls"
 
 
@@ -87,6 +88,7 @@ class Scenario:
     """One row of the table. `taken_by` names the only host that may have taken a message, where it matters.
 
     `report_only`: the relay is to run with `mta_sts.mode = "report-only"`. `requiretls`: the message says REQUIRETLS.
+    `route`: what a [[route]] for the domain says.
     """
 
     domain: str
@@ -100,6 +102,12 @@ class Scenario:
     taken_by: str = ""
     report_only: bool = False
     requiretls: bool = False
+    route: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> str:
+        """What the relay's settings need for this row."""
+        return "\n".join(["[[route]]", f'domains = ["{self.domain}"]', *self.route, ""]) if self.route else ""
 
     @property
     def recipient(self) -> str:

@@ -40,6 +40,7 @@ def _case(
     taken_by: str = "",
     report_only: bool = False,
     requiretls: bool = False,
+    route: tuple[str, ...] = (),
 ) -> Scenario:
     """Make a scenario of hosts mx1, mx2, ... in order of preference; names in `policy` are relative to the domain."""
     domain = f"{name}.test"
@@ -66,6 +67,7 @@ def _case(
         taken_by=f"{taken_by}.{domain}" if taken_by else "",
         report_only=report_only,
         requiretls=requiretls,
+        route=route,
     )
 
 
@@ -94,6 +96,10 @@ def _starttls_refused(name: str, reply: str) -> Scenario:
 def _no_usable_policy(name: str, title: str, site: PolicySite = ENFORCE, then: DomainStep | None = None) -> Scenario:
     """The MX host's certificate is bad as well: a relay that makes a policy of it after all delivers nothing."""
     return _case(name, title, _NO_POLICY, _OPPORTUNISTIC, _SELF_SIGNED, policy=site, then=then)
+
+
+def _exception(until: str) -> tuple[str, ...]:
+    return 'mta_sts = "off"', 'reason = "they know"', f'until = "{until}"'
 
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -301,6 +307,50 @@ SCENARIOS: tuple[Scenario, ...] = (
         failed("5.7.30"),
         _REQUIRETLS,
         requiretls=True,
+    ),
+    _case(
+        "route-mandatory",
+        "route: policy mandatory; there is none",
+        "deferred, not contacted",
+        deferred("4.7.320"),
+        _GOOD,
+        route=('mta_sts = "mandatory"',),
+    ),
+    _case(
+        "route-encrypt",
+        "route: TLS demanded; no STARTTLS",
+        _ENFORCED,
+        deferred("4.4.317"),
+        MxBehaviour(offers_starttls=False),
+        route=('tls = "encrypt"',),
+    ),
+    _case(
+        "route-verify",
+        "route: verified TLS demanded; first MX self-signed, second good",
+        "delivered to the second, verified",
+        delivered(Security.ROUTE),
+        _SELF_SIGNED,
+        _GOOD,
+        taken_by="mx2",
+        route=('tls = "verify"',),
+    ),
+    _case(
+        "exception",
+        "enforce, certificate expired; exception until 2099",
+        "delivered, encrypted",
+        _OPPORTUNISTIC,
+        MxBehaviour(certificate=CertificateKind.EXPIRED),
+        policy=ENFORCE,
+        route=_exception("2099-12-31"),
+    ),
+    _case(
+        "exception-over",
+        "enforce, certificate expired; exception until 2020",
+        _ENFORCED,
+        deferred("4.7.5"),
+        MxBehaviour(certificate=CertificateKind.EXPIRED),
+        policy=ENFORCE,
+        route=_exception("2020-12-31"),
     ),
     _case("null-mx", "null MX", "NDR at once", failed("5.1.10"), then=null_mx),
     _case("no-mx", "no MX, only an address", "delivered", _OPPORTUNISTIC, then=address_only),
