@@ -124,7 +124,7 @@ class MemoryQueueStore:
 
     async def enqueue(self, message: NewMessage, lease: frozenset[str] = frozenset()) -> Sequence[Job]:
         self._check()
-        if message.origin is Origin.CLIENT and self.full:
+        if message.origin is not Origin.RELAY and self.full:
             raise StoreFullError("the disk is nearly full")
         return self._insert(message, lease)
 

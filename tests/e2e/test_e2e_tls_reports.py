@@ -30,6 +30,7 @@ from relay.config import load
 from relay.dkim import DkimSigner
 from relay.lab.ca import CertificateKind
 from relay.lab.client import submit
+from relay.lab.dns import DnsFault
 from relay.lab.internet import Lab
 from relay.lab.mx_behaviour import MxBehaviour
 from relay.lab.mx_records import ReceivedMessage
@@ -365,6 +366,9 @@ async def test_preview_shows_what_would_be_sent_and_where_to(world: World) -> No
     assert "mailto:reports@rua.test, https://r.test/v1" in table
     assert "nobody: it asks for no reports" in table
     assert "certificate-expired mx1.mail.company-y.example 1" in table
+    world.lab.dns.override("_smtp._tls.b.test", "TXT", DnsFault.SERVFAIL)
+    _, second = await world.scene.cli_json("tlsrpt", "preview", "--day", day)
+    assert second["problem"].startswith("servfail: ")
     for arguments in (("--day", "yesterday"), ("--domain", "a b")):
         assert (await world.scene.cli("tlsrpt", "preview", *arguments))[0] == 2
 

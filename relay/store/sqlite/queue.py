@@ -146,8 +146,8 @@ class SqliteQueueStore:
         return store
 
     async def enqueue(self, message: NewMessage, lease: frozenset[str] = frozenset()) -> Sequence[Job]:
-        """Commit a message; see QueueStore. Mail of our own is taken even when clients' is not."""
-        if message.origin is Origin.CLIENT and not await self.room_for(message.size):
+        """Commit a message; see QueueStore. Notices are taken even when nothing else is."""
+        if message.origin is not Origin.RELAY and not await self.room_for(message.size):
             raise StoreFullError("the disk is nearly full (store.min_free_disk)")
 
         def enqueued(jobs: list[Job], heard: bool) -> None:

@@ -33,7 +33,7 @@ from queue_store_contract import (
     until_asleep,
 )
 
-from relay.queue.message import HoldReason, State
+from relay.queue.message import HoldReason, Origin, State
 from relay.store.protocols import QueueFilter, StoreError, StoreFullError, Verdict
 from relay.store.sqlite import housekeeping, intake, leasing, operating, settling, views
 from relay.store.sqlite.queue import Role, SqliteQueueStore
@@ -412,8 +412,9 @@ async def test_a_full_disk_refuses_mail_changes_nothing_and_passes(path: Path, c
 async def test_below_min_free_disk_clients_are_refused_and_our_notices_are_not(path: Path, clock: ManualClock) -> None:
     store = await open_store(path, clock, min_free_disk=1 << 60)
     assert not await store.room_for(1)
-    with pytest.raises(StoreFullError):
-        await store.enqueue(message("Q1"))
+    for refused in (message("Q1"), replace(message("R1"), origin=Origin.REPORT)):
+        with pytest.raises(StoreFullError):
+            await store.enqueue(refused)
     await store.enqueue(notice("N1"))
     assert await queue_ids(store) == ["N1"]
     await store.close()
