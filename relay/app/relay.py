@@ -27,7 +27,7 @@ from relay.app.reload import need_restart
 from relay.app.report_means import report_means
 from relay.app.reporting import Randomness, ReportSender
 from relay.app.session_counts import SessionCountsOnDisk
-from relay.app.state_dir import NODE, POLICY_FILE, REPORT_FILE, StateDirError, files_with_sessions, queue_file
+from relay.app.state_dir import NODE, POLICY_FILE, REPORT_FILE, StateDirError, queue_file, queue_files
 from relay.app.version import tell_build
 from relay.app.weakenings import watch_weakenings
 from relay.clock import Clock
@@ -170,7 +170,7 @@ class Relay:
         state_dir = self.settings.relay.state_dir
         return ReportSender(
             store=store,
-            counts=SessionCountsOnDisk(lambda: files_with_sessions(state_dir)),
+            counts=SessionCountsOnDisk(lambda: queue_files(state_dir).values()),
             queue=self._store,
             clock=self._clock,
             metrics=self.metrics,

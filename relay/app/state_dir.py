@@ -30,12 +30,6 @@ def queue_files(directory: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), file) for match, file in named if match))
 
 
-def files_with_sessions(directory: Path) -> list[Path]:
-    """Return the files in which TLS sessions are counted (RFC 8460)."""
-    reports = directory / REPORT_FILE
-    return [*queue_files(directory).values(), *([reports] if reports.exists() else [])]
-
-
 def remove_queue_file(file: Path) -> None:
     """Remove a file that nobody has open. What belongs to it goes first: a later file of the name would inherit it."""
     for part in ("-wal", "-shm", ""):

@@ -107,9 +107,9 @@ async def _previews(settings: "Settings", day: date, domain: str | None) -> Sequ
     from relay.app.looking import looking_outward
     from relay.app.report_preview import MAX_DOMAINS, previews
     from relay.app.session_counts import counts_in
-    from relay.app.state_dir import files_with_sessions
+    from relay.app.state_dir import queue_files
 
-    async with counts_in(files_with_sessions(settings.relay.state_dir)) as counts, looking_outward(settings) as out:
+    async with counts_in(queue_files(settings.relay.state_dir).values()) as counts, looking_outward(settings) as out:
         domains = [domain] if domain else await counts.domains(day, "", MAX_DOMAINS)
         return await previews(counts, out.resolver, plain.reporter(settings), day, domains)
 

@@ -281,15 +281,11 @@ class ReportDelivery:
 
 
 class ReportStore(Protocol):
-    """TLS sessions that no settlement tells of, and the reports: planned once, each delivery started before it is sent.
+    """TLS reports: planned once, each delivery started before it is sent.
 
     A delivery moves waiting -> in-flight -> accepted, dropped or waiting again; a move from any other state raises
     StoreError, so that two processes never send the same.
     """
-
-    async def record(self, results: Sequence[TlsResult]) -> None:
-        """Add to what was counted."""
-        ...
 
     async def plan(self, report: PlannedReport) -> bool:
         """Fix where a report goes, before any of it is sent. False, and nothing done, if that has been fixed before."""
@@ -311,8 +307,8 @@ class ReportStore(Protocol):
 
     async def finish(self, delivery: ReportDelivery, *, accepted: bool) -> None: ...
 
-    async def forget(self, before: date) -> int:
-        """Remove reports and results of the days before this one; return how many rows of results went."""
+    async def forget(self, before: date) -> None:
+        """Remove the reports on the days before this one."""
         ...
 
     async def close(self) -> None: ...

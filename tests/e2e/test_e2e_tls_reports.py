@@ -17,6 +17,7 @@ from typing import Any
 
 import dkim
 import pytest
+from counted_sessions import count_in
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from e2e_scene import Scene
@@ -25,7 +26,7 @@ from parsedmarc import parse_report_email, parse_smtp_tls_report_json
 from tls_report_makers import EXPIRED, STS, result
 
 from relay.app.relay import Relay, running
-from relay.app.state_dir import REPORT_FILE, StateDirLock
+from relay.app.state_dir import StateDirLock, queue_file
 from relay.config import load
 from relay.dkim import DkimSigner
 from relay.lab.ca import CertificateKind
@@ -37,7 +38,6 @@ from relay.lab.mx_records import ReceivedMessage
 from relay.lab.policy_host import PolicySite
 from relay.queue.ids import worker_of
 from relay.queue.tls_results import TlsResult
-from relay.store.sqlite.reports import SqliteReportStore
 
 SETTINGS = """
 [tlsrpt]
@@ -113,9 +113,7 @@ class World:
             for domain in domains
             for one in (result(STS), result(STS, EXPIRED))
         ]
-        store = await SqliteReportStore.open(self.state_dir / REPORT_FILE)
-        await store.record(results)
-        await store.close()
+        await count_in(queue_file(self.state_dir, 0), results)
 
     def next_morning(self) -> None:
         """After midnight, and the hours over which reports are spread."""

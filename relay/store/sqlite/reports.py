@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Self
 
 from policy.tlsrpt import Endpoint, HttpsEndpoint, MailEndpoint
-from relay.queue.tls_results import TlsResult
 from relay.store.protocols import DeliveryState, PlannedReport, ReportDelivery, StoreError
 from relay.store.sqlite.database import load_schema, open_database, open_for_reading
 from relay.store.sqlite.reader import Reader
 from relay.store.sqlite.rows import Row, from_us, to_us
-from relay.store.sqlite.tls_results import add_results, day_number, day_of, forget_results
+from relay.store.sqlite.tls_results import day_number, day_of
 from relay.store.sqlite.writer import Writer
 
 APPLICATION_ID = 0x4D535254
@@ -48,10 +47,6 @@ class SqliteReportStore:
         """Open or create the file. Raises StoreError."""
         return cls(*await asyncio.to_thread(_connect, path))
 
-    async def record(self, results: Sequence[TlsResult]) -> None:
-        if results:
-            await self._writer.run(lambda connection: add_results(connection, results))
-
     async def plan(self, report: PlannedReport) -> bool:
         return await self._writer.run(partial(_plan, report=report))
 
@@ -75,8 +70,8 @@ class SqliteReportStore:
         state = DeliveryState.ACCEPTED if accepted else DeliveryState.DROPPED
         await self._move(delivery, DeliveryState.IN_FLIGHT, state)
 
-    async def forget(self, before: date) -> int:
-        return await self._writer.run(partial(_forget, before=before))
+    async def forget(self, before: date) -> None:
+        await self._writer.run(partial(_forget, before=before))
 
     async def close(self) -> None:
         await self._reader.close()
@@ -124,11 +119,10 @@ def _endpoint(scheme: str, target: str) -> Endpoint:
     return MailEndpoint(target, target.rpartition("@")[2]) if scheme == "mailto" else HttpsEndpoint(target)
 
 
-def _forget(connection: sqlite3.Connection, before: date) -> int:
+def _forget(connection: sqlite3.Connection, before: date) -> None:
     values = (day_number(before),)
     connection.execute("DELETE FROM report_deliveries WHERE day < ?", values)
     connection.execute("DELETE FROM reports WHERE day < ?", values)
-    return forget_results(connection, before)
 
 
 def _delivery(row: Row) -> ReportDelivery:

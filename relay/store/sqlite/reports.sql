@@ -1,16 +1,5 @@
 -- TLS reports (RFC 8460), version 1. Times are microseconds since 1970-01-01 UTC, days are days since then.
 
--- Sessions that no settlement tells of (refreshes, fetches that failed). Queue files have the same table for theirs.
--- policy and failures are JSON (relay/store/tls_records.py); failures is [] for sessions that succeeded.
-CREATE TABLE tls_results (
-    day      INTEGER NOT NULL,
-    domain   TEXT NOT NULL,
-    policy   TEXT NOT NULL,
-    failures TEXT NOT NULL,
-    sessions INTEGER NOT NULL CHECK (sessions > 0),
-    PRIMARY KEY (day, domain, policy, failures)
-) STRICT, WITHOUT ROWID;
-
 -- Reports that were planned: one for each day and domain, whoever wants to plan it. unique_id is in its report-id.
 CREATE TABLE reports (
     day       INTEGER NOT NULL,

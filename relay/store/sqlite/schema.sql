@@ -165,7 +165,7 @@ WHEN old.state IN ('queued', 'held') OR new.state IN ('queued', 'held') BEGIN
     WHERE name = new.destination;
 END;
 
--- TLS sessions (RFC 8460), counted by the settlement that tells of them; reports.db has the same table.
+-- TLS sessions (RFC 8460), counted by the settlement that tells of them, or alone (policies that could not be had).
 -- policy and failures are JSON (relay/store/tls_records.py); failures is [] for sessions that succeeded.
 CREATE TABLE tls_results (
     day      INTEGER NOT NULL,

@@ -1,6 +1,6 @@
-"""Counted TLS sessions (RFC 8460 §4): a table that each queue file and the file of reports have alike.
+"""Counted TLS sessions (RFC 8460 §4): a table that each queue file has.
 
-Sessions are counted in the file whose settlement tells of them; who reports adds the files up.
+Sessions are counted in the file of the process that had them; who reports adds the files up.
 """
 
 import asyncio
@@ -28,8 +28,7 @@ _DOMAINS = "SELECT DISTINCT domain FROM tls_results WHERE day = ? AND domain > ?
 _OF_DOMAIN = (
     "SELECT policy, failures, sessions FROM tls_results WHERE day = ? AND domain = ? ORDER BY sessions DESC LIMIT ?"
 )
-_FORGET = "DELETE FROM tls_results WHERE day < ?"
-_FORGET_STEP = (
+_FORGET = (
     "DELETE FROM tls_results WHERE (day, domain, policy, failures) IN "
     "(SELECT day, domain, policy, failures FROM tls_results WHERE day < ? LIMIT ?)"
 )
@@ -73,14 +72,9 @@ def _row(result: TlsResult) -> tuple[int, str, str, str, int]:
     return day_number(result.day), result.recipient_domain, policy, failures, result.sessions
 
 
-def forget_results(connection: sqlite3.Connection, before: date) -> int:
-    """Remove the sessions of the days before this one; return how many rows went."""
-    return connection.execute(_FORGET, (day_number(before),)).rowcount
-
-
 def forget_old_results(connection: sqlite3.Connection, now: int) -> bool:
     """Remove some sessions that no report will tell of any more; `now` is in microseconds since 1970."""
-    removed = connection.execute(_FORGET_STEP, (now // _DAY_US - _KEPT_DAYS, _STEP_RESULTS))
+    removed = connection.execute(_FORGET, (now // _DAY_US - _KEPT_DAYS, _STEP_RESULTS))
     return removed.rowcount == _STEP_RESULTS
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from counted_sessions import count_in
 from policy_fakes import SERVFAIL, FakeResolver, ManualClock, found_txt
 from prometheus_client import CollectorRegistry
 from queue_fakes import MemoryQueueStore
@@ -54,6 +55,7 @@ class World:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.queue_path = path.with_name("queue-0.db")
         self.clock = ManualClock(MIDNIGHT - 12 * HOUR)
         self.resolver = FakeResolver()
         self.queue = MemoryQueueStore(self.clock, lease_duration=HOUR, retain_finished=100 * HOUR)
@@ -69,7 +71,8 @@ class World:
     async def open(self, kind: type[SqliteReportStore] = SqliteReportStore) -> None:
         self.registry = CollectorRegistry()
         self.store = await kind.open(self.path)
-        self.counts = await TlsResultFile.open(self.path)
+        await count_in(self.queue_path, [])
+        self.counts = await TlsResultFile.open(self.queue_path)
         self.sender = ReportSender(
             store=self.store,
             counts=self.counts,
@@ -88,7 +91,8 @@ class World:
         self.resolver.txt_answers[f"_smtp._tls.{domain}"] = found_txt(f"v=TLSRPTv1;rua={rua}".encode())
 
     async def count(self, domain: str = "x.test", day: date = DAY) -> None:
-        await self.store.record([replace(one, recipient_domain=domain, day=day) for one in (result(), _FAILED)])
+        results = [replace(one, recipient_domain=domain, day=day) for one in (result(), _FAILED)]
+        await count_in(self.queue_path, results)
 
     async def look(self, at: datetime) -> None:
         self.clock.set(at)

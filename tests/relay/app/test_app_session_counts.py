@@ -4,17 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from counted_sessions import count_in
 from tls_report_makers import DAY, EXPIRED, STS, result
 
 from relay.app.session_counts import counts_in
 from relay.reports.tlsrpt import fold
-from relay.store.sqlite.reports import SqliteReportStore
 
 
 async def record(path: Path, *domains: str) -> Path:
-    store = await SqliteReportStore.open(path)
-    await store.record([replace(result(STS, EXPIRED, sessions=2), recipient_domain=domain) for domain in domains])
-    await store.close()
+    await count_in(path, [replace(result(STS, EXPIRED, sessions=2), recipient_domain=domain) for domain in domains])
     return path
 
 

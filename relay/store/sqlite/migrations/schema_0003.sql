@@ -1,6 +1,6 @@
 -- Version 3: TLS sessions are counted.
 
--- TLS sessions (RFC 8460), counted by the settlement that tells of them; reports.db has the same table.
+-- TLS sessions (RFC 8460), counted by the settlement that tells of them, or alone (policies that could not be had).
 -- policy and failures are JSON (relay/store/tls_records.py); failures is [] for sessions that succeeded.
 CREATE TABLE tls_results (
     day      INTEGER NOT NULL,
