@@ -1,6 +1,7 @@
 """config check, config show"""
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -42,10 +43,24 @@ async def _warnings(settings: "Settings") -> list[str]:
 
     async with looking_outward(settings) as outbound:
         bad = bad_ndr_routes(settings, outbound.router, SystemClock().now())
-        told = [f"an NDR to {domain} would not arrive ({reason}): set ndr.route" async for domain, reason in bad]
+        told = list(_exceptions(outbound))
+        told += [f"an NDR to {domain} would not arrive ({reason}): set ndr.route" async for domain, reason in bad]
         if settings.tlsrpt.mode == "on":
             told += await _key_record_warnings(settings, outbound)
     return told
+
+
+def _exceptions(outbound: "Outbound") -> Iterator[str]:
+    """What routes turn off now."""
+    from relay.app.clock import SystemClock
+    from relay.cli.route_views import weakening_lines
+
+    now = SystemClock().now()
+    for route in outbound.router.routes:
+        directions = route.at(now)
+        if directions.weakening is not None:
+            for line in weakening_lines(directions.weakening):
+                yield f"route {directions.name}: {line.strip()}"
 
 
 async def _key_record_warnings(settings: "Settings", outbound: "Outbound") -> list[str]:

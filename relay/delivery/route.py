@@ -138,6 +138,8 @@ class Router:
         lasting = judgement is directions.judgement
         if not lasting:
             directions = replace(directions, judgement=judgement)  # they hold for this message alone
+        elif directions is self._ordinary and (route := self._remembered(destination)) is not None:
+            return route
         if directions.next_hops:
             first, *others = [await self._by_next_hop(directions, one, lasting) for one in directions.next_hops]
             return replace(first, others=tuple(others)) if others else first
@@ -159,11 +161,25 @@ class Router:
         return self._address_route(directions, next_hop, next_hop.host)
 
     async def _route(self, way: _Way) -> Route:
-        known = self._known.get(self._key(way)) if way.lasting else None
+        if not way.lasting:
+            return await self._look_up(way)
+        key = self._key(way)
+        if (route := self._remembered(key)) is not None:
+            return route
+        known = self._known.get(key)
         if known is None or self._timer() >= known.until:
             return await self._look_up(way)
-        if self._timer() >= known.judged_until:
-            await self._judge_anew(way, known)
+        await self._judge_anew(way, known)
+        return self._reordered(known.route, known.preferences) if known.preferences else known.route
+
+    def _remembered(self, key: str | _Way) -> Route | None:
+        """Return a route that is good as it is, None if something has to be asked or judged."""
+        known = self._known.get(key)
+        if known is None:
+            return None
+        now = self._timer()
+        if now >= known.until or now >= known.judged_until:
+            return None
         return self._reordered(known.route, known.preferences) if known.preferences else known.route
 
     def _key(self, way: _Way) -> str | _Way:

@@ -166,6 +166,9 @@ async def test_exceptions_are_told_at_start_counted_and_shown_and_those_that_hav
         _, text = await scene.http("/metrics")
         assert 'mta_sts_relay_route_weakenings_total{weakens="mta_sts"} 1.0' in text
 
+    _, text, _ = await scene.cli("config", "check")
+    assert "warning: route open.test: mta_sts is off until the end of" in " ".join(text.split())
+    assert "over.test" not in text
     status, text, _ = await scene.cli("check", "open.test")
     assert status == 0
     assert "mta_sts is off" in text
