@@ -195,7 +195,10 @@ def ingress_store_failed(error: str) -> None:
 
 
 def message_accepted(message: NewMessage) -> None:
-    """A message is committed, and its client is told so; the relay is responsible from here."""
+    """A message is committed, and its client is told so; the relay is responsible from here.
+
+    `requiretls` is a field of this and of the events of its delivery only where the message demands it (RFC 8689).
+    """
     client = message.client
     fields: dict[str, object] = {
         "queue_id": message.queue_id,
@@ -403,12 +406,15 @@ def _job_fields(job: Job) -> dict[str, object]:
 
 
 def _message_fields(message: Message, destination: str) -> dict[str, object]:
-    return {
+    fields: dict[str, object] = {
         "queue_id": message.queue_id,
         "message_id": message.message_id,
         "reverse_path": message.envelope.reverse_path,
         "destination": destination,
     }
+    if message.require_tls:
+        fields["requiretls"] = True
+    return fields
 
 
 def _outcome_fields(outcome: Outcome, host: HostAttempt | None) -> dict[str, object]:

@@ -61,12 +61,12 @@ async def test_it_is_kept_on_the_way_and_told(scene: Scene, lab: Lab) -> None:
         _, text = await scene.http("/metrics")
         shown = await scene.cli_json("queue", "show", queue_id)
     assert str(clear.mail).startswith("530 5.7.10")
-    assert (told["mx"], told["security"], accepted["requiretls"]) == (SPARE, "sts", True)
+    assert (told["mx"], told["security"], told["requiretls"], accepted["requiretls"]) == (SPARE, "sts", True, True)
     (message,) = lab.hosts[SPARE].messages
     assert message.mail_parameters[-1] == "REQUIRETLS"
     (first, second) = lab.hosts[MX].sessions
     assert first.verbs() == ["EHLO", "STARTTLS", "EHLO", "QUIT"]
-    assert (plain["mx"], second.messages) == (MX, 1)
+    assert (plain["mx"], plain.get("requiretls"), second.messages) == (MX, None, 1)
     assert "REQUIRETLS" not in lab.hosts[MX].messages[0].mail_parameters
     assert not lab.hosts[MX].violations + lab.hosts[SPARE].violations
     assert "mta_sts_relay_requiretls_messages_total 1.0" in text
