@@ -367,8 +367,6 @@ async def test_preview_shows_what_would_be_sent_and_where_to(world: World) -> No
     world.lab.dns.override("_smtp._tls.b.test", "TXT", DnsFault.SERVFAIL)
     _, second = await world.scene.cli_json("tlsrpt", "preview", "--day", day)
     assert second["problem"].startswith("servfail: ")
-    for arguments in (("--day", "yesterday"), ("--domain", "a b")):
-        assert (await world.scene.cli("tlsrpt", "preview", *arguments))[0] == 2
 
 
 @pytest.mark.rfc("8460-4.2-h")
@@ -411,11 +409,7 @@ async def test_the_key_record_is_printed_and_config_check_looks_for_it(world: Wo
     assert "TLS reports" not in (await scene.cli("config", "check"))[1]
 
 
-async def test_without_settings_the_commands_say_what_is_missing(scene: Scene) -> None:
-    status, _, said = await scene.cli("tlsrpt", "key-record")
-    assert (status, said) == (2, "tlsrpt.dkim_domain is not set\n")
-    status, _, said = await scene.cli("tlsrpt", "preview")
-    assert (status, said.startswith('tlsrpt.mode is "off"')) == (1, True)
+async def test_without_a_key_nothing_starts(scene: Scene) -> None:
     scene.configure(SETTINGS)
     for command in (("serve",), ("config", "check")):
         status, _, said = await scene.cli(*command)

@@ -17,7 +17,7 @@ from relay.status import Reply, Status
 COMMANDS = [
     "serve", "demo", "check", "config check", "config show", "queue list", "queue show", "queue retry", "queue hold",
     "queue release", "queue drop", "queue pause", "queue resume", "policy list", "policy show", "policy history",
-    "policy refresh", "policy forget", "report enforcement", "user add",
+    "policy refresh", "policy forget", "report enforcement", "tlsrpt preview", "tlsrpt key-record", "user add",
 ]  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
 
 def test_the_names_of_the_interface_are_all_there() -> None:
     _, out, _ = run("--help")
-    for name in ("serve", "demo", "check", "config", "queue", "policy", "user", "--version"):
+    for name in ("serve", "demo", "check", "config", "queue", "policy", "tlsrpt", "user", "--version"):
         assert name in out
 
 
@@ -47,7 +47,15 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["queue", "nonsense"], ["check"], ["queue", "list", "--state", "x"]]
+    "arguments",
+    [
+        ["nonsense"],
+        ["queue", "nonsense"],
+        ["check"],
+        ["queue", "list", "--state", "x"],
+        ["tlsrpt", "preview", "--day", "yesterday"],
+        ["tlsrpt", "preview", "--domain", "a b"],
+    ],
 )
 def test_wrong_use_is_2(arguments: list[str]) -> None:
     assert run(*arguments)[0] == 2
@@ -78,6 +86,18 @@ def test_a_config_that_cannot_be_used_is_2_with_all_errors(tmp_path: Path) -> No
     status, out, err = run("config", "check", "--config", str(tmp_path / "config.toml"))
     assert (status, out) == (2, "")
     assert len(err.splitlines()) == 2
+
+
+def test_tls_reports_that_are_not_set_up_say_what_is_missing(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.touch()
+    status, _, err = run("tlsrpt", "key-record", "--config", str(config))
+    assert (status, err) == (2, "tlsrpt.dkim_domain is not set\n")
+    status, _, err = run("tlsrpt", "preview", "--config", str(config))
+    assert (status, err.startswith('tlsrpt.mode is "off"')) == (1, True)
+    config.write_text('[tlsrpt]\ndkim_domain = "x.test"\ndkim_selector = "s"\ndkim_key_file = "none.pem"\n')
+    status, _, err = run("tlsrpt", "key-record", "--config", str(config))
+    assert (status, "none.pem cannot be read" in err, "to make one: openssl genrsa" in err) == (2, True, True)
 
 
 def test_user_add_prints_a_line_that_verifies() -> None:
