@@ -150,6 +150,11 @@ class Postfix:
             "\n".join([smtpd, "smtp unix - - n - - smtp", *unchrooted, *self.services]) + "\n"
         )
 
+    def set(self, name: str, value: str) -> None:
+        """Change a setting while it runs."""
+        subprocess.run([program("postconf"), "-c", str(self.etc), f"{name} = {value}"], check=True, timeout=30)
+        self._postfix("reload")
+
     def submit(self, mail_from: str, recipients: list[str], content: bytes, *options: str) -> None:
         """Hand a message to this instance as a local program would, by its own sendmail command."""
         command = [program("sendmail"), "-C", str(self.etc), "-f", mail_from, *options, "--", *recipients]
