@@ -126,8 +126,10 @@ _HUNG_UP = "`nc {address} {port}` shows how far it comes; the host's own log say
 def host_advice(failure: HostFailure, phase: Phase, target: Target) -> str:
     """Say what to do about a connection that failed."""
     address = f"[{target.address}]" if target.address.version == 6 else str(target.address)
-    untrusted_root = failure.tls is not None and failure.tls.reason == "UntrustedRoot"
-    template = _UNTRUSTED_ROOT if untrusted_root else _template(failure.kind, phase)
+    untrusted = failure.tls is not None and failure.tls.reason == "UntrustedRoot"
+    template = _template(failure.kind, phase)
+    if untrusted and failure.kind is FailureKind.CERTIFICATE:
+        template = _UNTRUSTED_ROOT
     return template.format(host=target.mx_host, address=address, port=target.port, domain=target.mx_host)
 
 

@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -66,9 +66,10 @@ class HostLook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """The whole answer. `failure` is set where there is no host to try; `look_ups` are the questions and answers.
+    """The whole answer. `failure` is set where there is no host to try.
 
     `directions` is the route that applies; of several next hops this is about `next_hop`, and `others` about the rest.
+    `look_ups` are the questions and answers, for all of them.
     """
 
     destination: str
@@ -97,7 +98,9 @@ async def look(outbound: Outbound, watch: Stopwatch, destination: str, now: date
     """
     message = Message(queue_id="", accepted_at=now, envelope=Envelope(reverse_path=""), size=0)
     route = await outbound.router.route(message, destination)
-    return await _look_along(outbound, watch, destination, route, connect)
+    found = await _look_along(outbound, watch, destination, route, connect)
+    told = [step for way in (route, *route.others) for step in _policy_steps(way.findings, watch.look_ups)]
+    return replace(found, look_ups=(*watch.look_ups, *told))
 
 
 async def _look_along(outbound: Outbound, watch: Stopwatch, destination: str, route: Route, connect: bool) -> Look:
@@ -111,11 +114,10 @@ async def _look_along(outbound: Outbound, watch: Stopwatch, destination: str, ro
         findings=route.findings,
         failure=route.failure,
         hosts=tuple(hosts),
-        look_ups=(*watch.look_ups, *_policy_step(route.findings, watch.look_ups)),
     )
 
 
-def _policy_step(findings: Findings | None, look_ups: Sequence[Step]) -> Iterator[Step]:
+def _policy_steps(findings: Findings | None, look_ups: Sequence[Step]) -> Iterator[Step]:
     """Say of the policy what no question has told: that it was cached, or that what was fetched is none."""
     if findings is None:
         return
@@ -123,7 +125,9 @@ def _policy_step(findings: Findings | None, look_ups: Sequence[Step]) -> Iterato
     if findings.result is LookupResult.CACHED and cached is not None:
         said = f"cached, mode {cached.policy.mode.value}, until {cached.expires_at:%Y-%m-%d %H:%M} UTC"
         yield Step(stage=LookUp.POLICY, about=domain, result=said)
-    if problem is not None and not any(step.stage is LookUp.POLICY and step.failed for step in look_ups):
+    if problem is not None and (LookUp.POLICY, domain) not in {
+        (one.stage, one.about) for one in look_ups if one.failed
+    }:
         said = f"{problem.result_type.value}: {problem.detail}"
         advice = policy_advice(problem.result_type, domain)
         yield Step(stage=LookUp.POLICY, about=domain, result=said, failed=True, advice=advice)

@@ -81,10 +81,10 @@ def _facts(found: "Look") -> dict[str, object]:
         "deliverable": found.deliverable,
         "failure": found.failure,
         "advice": found.advice,
+        "look_ups": found.look_ups,
         "route": route_facts(found.directions),
         "next_hop": str(found.next_hop) if found.next_hop is not None else None,
         "others": [_facts(other) for other in found.others],
-        "look_ups": found.look_ups,
         "policy": _policy_facts(found.findings),
         "hosts": [_host_facts(one) | {"advice": one.advice(found.destination)} for one in found.hosts],
     }

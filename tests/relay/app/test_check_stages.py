@@ -53,7 +53,8 @@ async def check(lab: Lab, directory: Path, domain: str = "shop.test", extra: str
 
 def steps(found: Look) -> list[Step]:
     """All of them: questions, then connections."""
-    tries = [step for host in found.hosts for one in host.connections for steps in one.tries for step in steps]
+    hosts = [host for way in (found, *found.others) for host in way.hosts]
+    tries = [step for host in hosts for one in host.connections for steps in one.tries for step in steps]
     return [*found.look_ups, *tries]
 
 
@@ -226,6 +227,53 @@ async def test_a_policy_that_is_cached_is_not_fetched(lab: Lab, tmp_path: Path) 
     (policy,) = [step for step in found.look_ups if step.stage is LookUp.POLICY]
     assert policy.result.startswith("cached, mode enforce, until ")
     assert policy.seconds is None
+
+
+# Routes.
+
+
+async def test_a_route_with_tls_from_the_first_octet_and_a_password(lab: Lab, tmp_path: Path) -> None:
+    await lab.host("in.shop.test", MxBehaviour(implicit_tls=True, logins={"us": "right"}))
+    route = f"""
+[[route]]
+domains = ["shop.test"]
+next_hop = ["smtps://in.shop.test:{lab.smtp_port}"]
+user = "us"
+password = "file:password"
+tls = "verify"
+"""
+    for password, delivered in (("right", True), ("wrong", False)):
+        (tmp_path / "password").write_text(password)
+        found = await check(lab, tmp_path, extra=route)
+        assert found.deliverable is delivered
+        connection = [step.stage for step in steps(found) if isinstance(step.stage, Phase)]
+        assert connection == [Phase.CONNECT, Phase.HANDSHAKE, Phase.GREETING, Phase.EHLO]
+        assert (Proof.NAMES in stages(found)) is delivered
+        failed = [step for step in steps(found) if step.failed]
+        assert [step.stage for step in failed] == ([] if delivered else [Phase.EHLO])
+        assert all("`user` and `password`" in step.advice for step in failed)
+        assert password not in json.dumps(plain(found))
+
+
+async def test_of_several_next_hops_one_that_works_will_do(lab: Lab, tmp_path: Path) -> None:
+    lab.down_host("first.shop.test")
+    await lab.host("second.shop.test", MxBehaviour(certificate=CertificateKind.SELF_SIGNED))
+    route = f"""
+[[route]]
+domains = ["shop.test"]
+next_hop = ["smtp://first.shop.test:{lab.smtp_port}", "smtp://second.shop.test:{lab.smtp_port}"]
+"""
+    found = await check(lab, tmp_path, extra=route)
+    assert found.deliverable
+    assert [step.stage for step in steps(found) if step.failed] == [Phase.CONNECT]
+    assert {step.about for step in found.look_ups if step.stage is LookUp.ADDRESSES} == {
+        "first.shop.test", "second.shop.test",
+    }  # fmt: skip
+    assert not any(other.look_ups for other in found.others)
+    strict = await check(lab, tmp_path, extra=f'{route}tls = "verify"\n')
+    assert not strict.deliverable
+    assert Proof.CHAIN in {step.stage for step in steps(strict) if step.failed}
+    assert any("`tls_name` of the `[[route]]`" in step.advice for step in steps(strict))
 
 
 # What to do.
