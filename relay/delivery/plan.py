@@ -18,7 +18,7 @@ from relay.queue.message import Job, Recipient
 
 MAX_TRIES = 5
 """How many addresses one attempt connects to; a policy that changed during the attempt, or another next hop of the
-operator's, gives as many again."""
+operator's, gives as many again. A host that only lacks what the message needs is not counted: there are MAX_HOSTS."""
 MAX_DEFERRALS = 2
 """How many hosts may answer 4yz for a recipient before it waits for the next attempt."""
 
@@ -180,6 +180,8 @@ class DeliveryPlan:
         self._note_refusal(visit.host, error.failure)
         if error.failure.kind in _LACKS:
             visit.targets.clear()  # every address of the host would say the same
+            # RFC 8689 §4.2.1: each further host is tried. What is final because all lack it must not be said of a few.
+            self._tries -= 1
         visit.offer = ()
 
     def outcomes(self) -> tuple[Outcome, ...]:

@@ -1,5 +1,6 @@
 """REQUIRETLS and TLS-Required: No, end to end: from a client in TLS to hosts that keep to it, or do not (RFC 8689)."""
 
+import signal
 import ssl
 from typing import Any
 
@@ -168,9 +169,15 @@ async def test_honoured_it_gets_mail_to_hosts_that_a_policy_refuses(scene: Scene
 
 
 @pytest.mark.rfc("8689-2-g")
-async def test_switched_off_it_is_not_offered(scene: Scene, lab: Lab) -> None:
+async def test_switched_off_it_is_not_offered_until_it_is_on_again(scene: Scene, lab: Lab) -> None:
     configure(scene, '[requiretls]\nmode = "off"\n')
     async with scene.relay:
         refused = await offer(scene, "bob@shop.test")
+        configure(scene)
+        scene.relay.send_signal(signal.SIGHUP)
+        await scene.relay.wait_for(is_event("config.reloaded"))
+        taken = await offer(scene, "bob@shop.test")
     assert "REQUIRETLS" not in refused.ehlo.lines
     assert refused.mail.code == 555
+    assert "REQUIRETLS" in taken.ehlo.lines
+    assert taken.accepted

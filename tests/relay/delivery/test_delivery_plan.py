@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from policy.requirement import Level, MxMatch, Refusal, RefusalReason, Requirement
 from relay.delivery.hosts import Host, opportunistic
+from relay.delivery.mx_list import MAX_HOSTS
 from relay.delivery.plan import MAX_DEFERRALS, MAX_TRIES, DeliveryPlan, verdicts
 from relay.delivery.seam import HostError, SendResult, SessionFacts
 from relay.queue.attempt import Action, FailureKind, HostFailure, Phase, Security
@@ -220,6 +221,15 @@ def test_smtputf8_fails_for_the_address_or_for_the_header(path: str, reverse_pat
 def test_what_one_address_of_a_host_lacks_the_others_lack_too(kind: FailureKind) -> None:
     plan = DeliveryPlan(make_job(), [make_host(1, 3), make_host(2)])
     assert visited(plan, error(kind, Phase.EHLO), result({1: OK})) == ["198.41.1.1", "198.41.2.1"]
+
+
+@pytest.mark.rfc("8689-4.2.1-i")
+@pytest.mark.parametrize("kind", [FailureKind.EIGHT_BIT, FailureKind.REQUIRETLS_MISSING])
+def test_however_many_hosts_lack_it_the_last_one_is_asked_too(kind: FailureKind) -> None:
+    plan = DeliveryPlan(make_job(), [make_host(n, 2) for n in range(1, MAX_HOSTS + 1)])
+    lacking = [error(kind, Phase.EHLO)] * (MAX_HOSTS - 1)
+    assert visited(plan, *lacking, result({1: OK}))[-1] == f"198.41.{MAX_HOSTS}.1"
+    assert plan.outcomes()[0].action is Action.DELIVERED
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,21 @@ async def test_what_holds_for_one_message_is_not_remembered_for_others() -> None
     assert not demands(await other.router.route(plain, DOMAIN))
 
 
+async def test_it_outlasts_a_policy_that_changes_during_the_attempt() -> None:
+    """RFC 8461 §5: the record is looked up past all caches; the hosts that are allowed then are held to no less."""
+    world = World()
+    world.publish(DOMAIN, "1", "enforce", "elsewhere.example.test")
+    job = await take(world)
+    before = await world.router.route(job.message, DOMAIN)
+    assert failures(before) == [FailureKind.MX_NOT_IN_POLICY]
+    world.publish(DOMAIN, "2", "enforce", MX)
+    assert demands(await world.router.recheck(before))
+    await world.worker.attempt(job)
+    assert (await world.entry(job)).state is State.DELIVERED
+    ((target, _),) = world.transport.sent
+    assert target.requirement.requiretls
+
+
 def demands(route: Route) -> bool:
     (host,) = route.hosts
     assert isinstance(host.verdict, Requirement)
