@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from relay.lab.mx_behaviour import Handshake, Moment, Phase
+from relay.lab.mx_behaviour import Moment, Phase
 from relay.lab.mx_commands import (
     LAST_OF_A_GROUP,
     MAIL,
@@ -22,7 +22,7 @@ from relay.lab.mx_commands import (
 )
 from relay.lab.mx_login import LoginExchange
 from relay.lab.mx_records import Command, ReceivedMessage, ReceivedRecipient, SessionRecord
-from relay.lab.mx_replies import ScriptedConnection
+from relay.lab.mx_traps import TrappedConnection
 from relay.lab.wire import Listener, ServerSide
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ BUFFER_LIMIT = 256 * 1024 * 1024
 COMMAND_LIMIT = 2048  # RFC 5321 §4.5.3.1.4, and what DSN and SMTPUTF8 add to it
 KEPT = 10_000  # commands and violations of one session
 END_OF_DATA = b"\r\n.\r\n"
-FATAL_ALERT = b"\x15\x03\x03\x00\x02\x02\x28"  # handshake_failure
-TLS_HANDSHAKE = b"\x16"  # the first octet of a ClientHello
-NOT_TLS = b"\x00\x00 this is not TLS\r\n"
-SMALL_HELLO = 255  # octets of the record; some load balancers lost what was between 256 and 511
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,11 +44,11 @@ class _Transaction:
     broken: bool = False  # RFC 3030 §2: after a refused chunk only RSET helps
 
 
-class MxSession(ScriptedConnection):
+class MxSession(TrappedConnection):
     """The protocol of one accepted connection. All that it learns goes into `record`."""
 
     def __init__(self, mx: "LabMx", listener: Listener) -> None:
-        super().__init__(listener, mx.behaviour.replies)
+        super().__init__(listener, mx)
         self.record = SessionRecord(mx=mx.name)
         self._mx = mx
         self._behaviour = mx.behaviour
@@ -61,7 +57,6 @@ class MxSession(ScriptedConnection):
         self._searched = 0
         self._chunk = (0, False)
         self._next: Callable[[], None] | None = None  # what follows once the replies are out
-        self._trap: Handshake | None = None
         self._greeted = False
         self._offered: frozenset[str] = frozenset()
         self._transaction: _Transaction | None = None
@@ -98,8 +93,8 @@ class MxSession(ScriptedConnection):
     def on_data(self, data: bytes) -> None:
         if self.deaf:
             return
-        if self._trap is not None:
-            self._spring(self._trap, data)
+        if self.trap is not None:
+            self.spring(self.trap, data)
             return
         self._buffer += data
         if len(self._buffer) > BUFFER_LIMIT:
@@ -395,33 +390,4 @@ class MxSession(ScriptedConnection):
         if self._buffer:
             self._violation("bytes between STARTTLS and the handshake")
             self._buffer.clear()  # RFC 3207 §4.2: never carried out
-        match self._behaviour.handshake:
-            case Handshake.COMPLETE:
-                self.start_tls(self._mx.context)
-            case Handshake.CLOSE:
-                self.close()
-            case trap:
-                self._trap = trap
-
-    def _spring(self, trap: Handshake, data: bytes) -> None:
-        """The client has sent something, most likely its ClientHello."""
-        match trap:
-            case Handshake.PLAINTEXT if data.startswith(TLS_HANDSHAKE):
-                self.send(b"500 5.5.2 Unknown command\r\n")
-            case Handshake.PLAINTEXT:
-                self._trap = None
-                self.on_data(data)
-            case Handshake.SMALL if len(data) <= SMALL_HELLO:
-                self._trap = None
-                self.start_tls(self._mx.context)
-                self.data_received(data)
-            case Handshake.RESET | Handshake.SMALL:
-                self.reset()
-            case Handshake.ALERT:
-                self.send(FATAL_ALERT)
-                self.close()
-            case Handshake.GARBAGE:
-                self.send(NOT_TLS)
-                self.close()
-            case _:
-                self.deaf = True
+        self.begin_handshake(self._behaviour.handshake)
