@@ -104,6 +104,7 @@ class ReportSender:
         self._metrics = metrics
         self._randomness = randomness
         self._means = means
+        self._folding = asyncio.Lock()
         self._plan_again_at = datetime.min.replace(tzinfo=UTC)
 
     def use(self, means: Means | None) -> None:
@@ -139,7 +140,7 @@ class ReportSender:
         while found := await self._store.in_flight(_DELIVERIES_AT_ONCE):
             for delivery in found:
                 if isinstance(delivery.endpoint, MailEndpoint):
-                    await self._deliver(delivery, await self._report(delivery, means), means)
+                    await self._deliver(delivery, means)
                 else:
                     await self._drop(delivery, "it may have been sent before the relay was stopped")
 
@@ -178,45 +179,49 @@ class ReportSender:
     async def send_due(self, means: Means) -> None:
         """Send side by side, so that an endpoint that hangs keeps only its own report waiting."""
         due = await self._store.due(self._clock.now(), _DELIVERIES_AT_ONCE)
-        # One after the other: what was counted may be a lot, before it is folded.
-        reports = [await self._report(delivery, means) for delivery in due]
-        sending = [self._start(delivery, report, means) for delivery, report in zip(due, reports, strict=True)]
-        for error in await asyncio.gather(*sending, return_exceptions=True):
+        ended = await asyncio.gather(*(self._start(delivery, means) for delivery in due), return_exceptions=True)
+        for error in ended:
             if error is not None:
                 raise error
 
-    async def _start(self, delivery: ReportDelivery, report: TlsReport, means: Means) -> None:
+    async def _start(self, delivery: ReportDelivery, means: Means) -> None:
         await self._store.start(delivery)
-        await self._deliver(replace(delivery, attempts=delivery.attempts + 1), report, means)
+        await self._deliver(replace(delivery, attempts=delivery.attempts + 1), means)
 
-    async def _report(self, delivery: ReportDelivery, means: Means) -> TlsReport:
-        return TlsReport(
-            unique_id=delivery.unique_id,
-            day=delivery.day,
-            domain=delivery.domain,
-            policies=fold(delivery.domain, await self._counts.results(delivery.day, delivery.domain)),
-            reporter=means.reporter,
-        )
-
-    async def _deliver(self, delivery: ReportDelivery, report: TlsReport, means: Means) -> None:
+    async def _deliver(self, delivery: ReportDelivery, means: Means) -> None:
         """Send what is in flight, and write down what became of it."""
         try:
-            posted, reason = await self._send(delivery, report, means)
-        except StoreError:
+            posted, reason = await self._send(delivery, means)
+        except StoreDeadError:
             raise
+        except StoreError as error:
+            posted, reason = Posted.FAILED, str(error)
         except Exception as error:  # noqa: BLE001  the top of a task: a report that cannot be made keeps back no other
             report_events.reporting_crashed(error)
             posted, reason = Posted.REFUSED, "a fault of the relay"
         await self._note(delivery, posted, reason)
 
-    async def _send(self, delivery: ReportDelivery, report: TlsReport, means: Means) -> tuple[Posted, str]:
+    async def _send(self, delivery: ReportDelivery, means: Means) -> tuple[Posted, str]:
+        report = await self._report(delivery, means)
         if not report.policies:
             return Posted.REFUSED, "what was counted is gone"
         if self._clock.now() >= delivery.give_up_at:
             return Posted.REFUSED, "its 24 hours are over"
         if isinstance(delivery.endpoint, HttpsEndpoint):
             return await means.poster.post(delivery.endpoint.url, compressed(report))
-        return await self._enqueue(report, delivery, delivery.endpoint, means.signer)
+        await self._enqueue(report, delivery, delivery.endpoint, means.signer)
+        return Posted.ACCEPTED, "queued"
+
+    async def _report(self, delivery: ReportDelivery, means: Means) -> TlsReport:
+        async with self._folding:  # one after the other: what was counted may be a lot, before it is folded
+            policies = fold(delivery.domain, await self._counts.results(delivery.day, delivery.domain))
+        return TlsReport(
+            unique_id=delivery.unique_id,
+            day=delivery.day,
+            domain=delivery.domain,
+            policies=policies,
+            reporter=means.reporter,
+        )
 
     async def _note(self, delivery: ReportDelivery, posted: Posted, reason: str) -> None:
         if posted is Posted.ACCEPTED:
@@ -243,18 +248,13 @@ class ReportSender:
 
     async def _enqueue(
         self, report: TlsReport, delivery: ReportDelivery, endpoint: MailEndpoint, signer: Signer
-    ) -> tuple[Posted, str]:
+    ) -> None:
         """Queue the mail, once: its queue id was fixed before, so that one who comes after a crash finds it."""
-        try:
-            if not await self._queue.show(delivery.queue_id):
-                mail = build_mail(report, endpoint, delivery.number, self._clock.now())
-                signed = await asyncio.to_thread(signer.sign, mail, SIGNED_FIELDS)
-                await self._queue.enqueue(_message(report, delivery, endpoint, signed))
-        except StoreDeadError:
-            raise
-        except StoreError as error:
-            return Posted.FAILED, str(error)
-        return Posted.ACCEPTED, ""
+        if await self._queue.show(delivery.queue_id):
+            return
+        mail = build_mail(report, endpoint, delivery.number, self._clock.now())
+        signed = await asyncio.to_thread(signer.sign, mail, SIGNED_FIELDS)
+        await self._queue.enqueue(_message(report, delivery, endpoint, signed))
 
 
 def record_name(domain: str) -> str:

@@ -22,7 +22,7 @@ from relay.app.reporting import Means, Randomness, ReportSender
 from relay.metrics import Metrics
 from relay.queue.message import Notify
 from relay.queue.tls_results import TlsResult
-from relay.store.protocols import QueueFilter, ReportDelivery, StoreDeadError
+from relay.store.protocols import QueueFilter, ReportDelivery, StoreDeadError, StoreError
 from relay.store.sqlite.reports import SqliteReportStore
 from relay.store.sqlite.tls_results import TlsResultFile
 
@@ -416,6 +416,27 @@ async def test_a_queue_that_fails_is_tried_again(world: World) -> None:
     await world.look(MIDNIGHT + HOUR)
     assert await world.store.in_flight(10) == []
     assert len(await world.store.due(MIDNIGHT + 2 * HOUR, 10)) == 1
+
+
+class BrokenCounts:
+    """The files can be listed, but not read."""
+
+    async def domains(self, day: date, after: str, limit: int) -> Sequence[str]:
+        return ["x.test"] if not after else []
+
+    async def results(self, day: date, domain: str) -> Sequence[TlsResult]:
+        raise StoreError("the file is damaged")
+
+
+async def test_counts_that_cannot_be_read_lose_no_report(world: World) -> None:
+    world.publish("x.test", "mailto:t@y.test,https://r.test/")
+    await world.count()
+    good, world.sender._counts = world.sender._counts, BrokenCounts()
+    await world.look(MIDNIGHT + HOUR)
+    assert (await world.store.in_flight(10), world.metric("deferred")) == ([], 2)
+    world.sender._counts = good
+    await world.look(MIDNIGHT + 2 * HOUR)
+    assert (await world.mails(), len(world.poster.got)) == (["t@y.test"], 1)
 
 
 async def test_running_looks_once_a_minute_until_cancelled(world: World) -> None:
