@@ -180,8 +180,12 @@ class SlotTable:
         return enough
 
     def _window(self, mx_host: str) -> Window:
-        window = self._windows.get(mx_host) or Window()
-        _remember(self._windows, mx_host, window)
+        window = self._windows.get(mx_host)
+        if window is None:
+            window = Window()
+            _remember(self._windows, mx_host, window)
+        else:
+            self._windows.move_to_end(mx_host)
         return window
 
     def failed(self, destination: str) -> None:

@@ -57,14 +57,14 @@ def split_path(argument: bytes) -> tuple[bytes, bytes]:
     if not argument.startswith(b"<"):
         raise PathError("the path must stand in angle brackets")
     at = argument.find(b">")
+    if at + 1 == len(argument) and b'"' not in argument:  # nothing behind it, as mostly
+        return argument, b""
     if argument.find(b'"', 0, at) >= 0:
         at = _closing_bracket(argument)
     if at < 0:
         raise PathError("the path has no closing bracket")
     path, rest = argument[: at + 1], argument[at + 1 :]
-    if not rest:
-        return path, rest
-    if not rest.startswith(b" "):
+    if rest and not rest.startswith(b" "):
         raise PathError("parameters must be separated from the path by a space")
     return path, rest.strip(b" ")
 
