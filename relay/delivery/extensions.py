@@ -62,8 +62,9 @@ def parse_extensions(reply: Reply, *, in_tls: bool = False) -> Extensions:
 
 def peer_name(reply: Reply) -> str:
     """Return the name by which a host calls itself in its greeting or its reply to EHLO, "" if it is none."""
+    word = reply.lines[0].partition(" ")[0]
     try:
-        return to_host(reply.lines[0].partition(" ")[0])
+        return to_host(word) if word.isascii() else ""
     except InvalidNameError:
         return ""
 

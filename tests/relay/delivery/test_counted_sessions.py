@@ -2,15 +2,16 @@
 
 import asyncio
 from datetime import timedelta
+from ipaddress import ip_address
 
 import pytest
-from delivery_fakes import World, until
+from delivery_fakes import World, found_addresses, until
 from policy_fakes import START
 
 from policy.requirement import PolicyType, ResultType
 from policy.tls_facts import TlsFailure
 from relay.delivery.negotiation import Countable, Negotiation
-from relay.delivery.routing_table import NextHop
+from relay.delivery.routing_table import Directions, NextHop, StaticRoute
 from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.message import Origin
 from relay.queue.tls_results import TlsResult
@@ -173,10 +174,27 @@ async def test_where_nobody_reports_nothing_is_built() -> None:
     assert told(world) == [[]]
 
 
-async def test_an_address_literal_and_the_host_for_notices_have_no_domain_to_ask() -> None:
-    world = counting(ndr_route=(NextHop(host="mta.contoso.test"),))
-    for name in ("[198.41.0.9]", "mta.contoso.test"):
+async def test_what_has_no_name_has_no_record() -> None:
+    world = counting(ndr_route=(NextHop(host=ip_address("10.1.1.1")),))
+    for name in ("[198.41.0.9]", "10.1.1.1"):
         world.transport.hosts[name].countable = session()
     await world.attempt("x@[198.41.0.9]")
     await world.worker.attempt(await world.job(origin=Origin.RELAY))
+    assert len(world.transport.sent) == 2
     assert told(world) == [[], []]
+
+
+@pytest.mark.rfc("8460-3-b")
+async def test_each_next_hop_is_told_of_its_own_sessions() -> None:
+    hops = (NextHop(host="first.test"), NextHop(host="second.test"))
+    directions = Directions(name="*", next_hops=hops)
+    world = counting(routes=(StaticRoute(patterns=("*",), directions=directions),))
+    world.publish("first.test", "1", "enforce", "other.test")
+    for number, name in enumerate(("first.test", "second.test"), 1):
+        world.addresses(name, found_addresses(f"10.1.1.{number}"))
+        world.transport.hosts[name].countable = session()
+    await world.attempt()
+    ((second, first),) = results(world)
+    assert (second.recipient_domain, second.failures) == ("second.test", ())
+    assert first.recipient_domain == first.policy.policy_domain == "first.test"
+    assert [failure.failure_reason_code for failure in first.failures] == ["mx-not-in-policy"]

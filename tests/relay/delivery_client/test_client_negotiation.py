@@ -150,6 +150,14 @@ async def test_plaintext_because_tls_failed_a_while_ago_is_no_negotiation() -> N
         assert await noted(at, at.target()) is None
 
 
+@pytest.mark.rfc("8460-4.2-a", "8460-4.2-e")
+async def test_tls_at_the_second_try_is_tls() -> None:
+    async with world(MxBehaviour(handshake=Handshake.SMALL), counts_sessions=True) as at:
+        found = await negotiation(at, at.target())
+        assert len(at.host.sessions) == 2
+        assert (found.failure, found.waived) == (None, None)
+
+
 @pytest.mark.rfc("8460-4.2-c")
 async def test_a_session_that_is_used_again_is_the_same_to_count() -> None:
     async with world(counts_sessions=True) as at:

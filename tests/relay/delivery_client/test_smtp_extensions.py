@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.delivery.extensions import Extensions, parse_extensions
+from relay.delivery.extensions import Extensions, parse_extensions, peer_name
 from relay.status import Reply
 
 
@@ -20,6 +20,35 @@ def test_keywords_are_read_in_any_case() -> None:
 
 def test_the_greeting_line_offers_nothing() -> None:
     assert parse_extensions(Reply(250, ("STARTTLS",))) == Extensions()
+
+
+@pytest.mark.rfc("8460-4.4-q", "8460-4.4-w")
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("mx.test greets you", "mx.test"),
+        ("MX.Test. ESMTP", "mx.test"),
+        ("mx_1.test", "mx_1.test"),
+        ("", ""),
+        ("[192.0.2.1] hello", ""),
+        ("192.0.2.1 hello", ""),
+        ("m\u00fcx.test hello", ""),
+        ("<b>mx.test</b>", ""),
+        ("a" * 64 + ".test", ""),
+        (".".join(["a" * 60] * 5), ""),
+    ],
+)
+def test_the_name_that_a_host_gives_itself(line: str, name: str) -> None:
+    assert peer_name(Reply(250, (line,))) == name
+
+
+@pytest.mark.rfc("8460-4.4-w")
+@given(st.text())
+def test_a_name_is_a_host_name_or_none(line: str) -> None:
+    name = peer_name(Reply(220, (line,)))
+    assert name.isascii()
+    assert len(name) <= 253
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
 @pytest.mark.parametrize("line", ["XXXXXXXA", "STARTTLSX", "X-STARTTLS", "", " ", "AUTH=PLAIN"])
