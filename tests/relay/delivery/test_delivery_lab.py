@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from relay.store.protocols import QueueEntry
 from relay.store.sqlite.queue import SqliteQueueStore
 
 SHORT = timedelta(seconds=0.2)
+BOUNDS = DispatchSettings()
 
 
 class WallClock:
@@ -88,7 +90,12 @@ class Rig:
 
 @asynccontextmanager
 async def rig_around(
-    lab: Lab, directory: Path, *, ndr_route: tuple[NextHop, ...] = (), retry: timedelta = SHORT
+    lab: Lab,
+    directory: Path,
+    *,
+    ndr_route: tuple[NextHop, ...] = (),
+    retry: timedelta = SHORT,
+    dispatch: DispatchSettings = BOUNDS,
 ) -> AsyncIterator[Rig]:
     clock, metrics = WallClock(), Metrics(CollectorRegistry())
     timer = asyncio.get_running_loop().time
@@ -135,7 +142,7 @@ async def rig_around(
         clock=clock,
         metrics=metrics,
         tally=tally,
-        settings=DispatchSettings(),
+        settings=dispatch,
     )
     task = asyncio.create_task(dispatcher.run())
     await asyncio.sleep(0)
@@ -309,3 +316,38 @@ async def seconds_beside_tarpits(directory: Path, tarpits: int, *, known: bool) 
                 await lab.hosts[f"mx.{name}"].wait_for_messages(2 if known else 1, timeout=30)
             assert tarpit.most_connections < 120, "a quarter of 200, and those that are just being closed"
             return asyncio.get_running_loop().time() - started
+
+
+_LARGE = 100_000
+
+
+def _large(number: int) -> bytes:
+    return b"Subject: %d\r\n\r\n" % number + (b"%070d\r\n" % number) * (_LARGE // 72 + 1)
+
+
+def _contents_in_memory() -> int:
+    """How many of the messages that `_large` made are still there."""
+    traces = tracemalloc.take_snapshot().traces
+    return sum(trace.size >= _LARGE and trace.traceback[0].filename == __file__ for trace in traces)
+
+
+async def test_content_beyond_the_memory_budget_comes_back_from_the_disk_and_none_is_kept(
+    lab: Lab, tmp_path: Path
+) -> None:
+    gate = Gate()
+    slow = MxBehaviour(replies={MxPhase.MAIL: Answer(gate=gate)})
+    await lab.domain("shop.test", mx=[("mx.shop.test", 10, slow)])
+    async with rig_around(lab, tmp_path, dispatch=DispatchSettings(memory_budget=3 * _LARGE)) as rig:
+        tracemalloc.start()
+        try:
+            sent = [await rig.send("bob@shop.test", content=_large(number)) for number in range(8)]
+            await gate.arrivals.wait_for(1)
+            assert _contents_in_memory() == 3
+            gate.open()
+            for queue_id in sent:
+                await rig.until(queue_id, is_final)
+            assert _contents_in_memory() == 0
+        finally:
+            tracemalloc.stop()
+        messages = await lab.hosts["mx.shop.test"].wait_for_messages(8)
+        assert {message.content for message in messages} == {_large(number) for number in range(8)}
