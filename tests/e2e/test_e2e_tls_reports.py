@@ -20,13 +20,14 @@ import pytest
 from counted_sessions import count_in
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from e2e_scene import Scene
+from e2e_scene import Scene, is_event
 from https_server import Handler, PolicyHost, policy_host, raw, response
 from parsedmarc import parse_report_email, parse_smtp_tls_report_json
 from tls_report_makers import EXPIRED, STS, result
 
+from policy.tlsrpt import parse_endpoint
 from relay.app.relay import Relay, running
-from relay.app.state_dir import StateDirLock, queue_file
+from relay.app.state_dir import REPORT_FILE, StateDirLock, queue_file
 from relay.config import load
 from relay.dkim import DkimSigner
 from relay.lab.ca import CertificateKind
@@ -38,6 +39,8 @@ from relay.lab.mx_records import ReceivedMessage
 from relay.lab.policy_host import PolicySite
 from relay.queue.ids import worker_of
 from relay.queue.tls_results import TlsResult
+from relay.store.protocols import PlannedReport
+from relay.store.sqlite.reports import SqliteReportStore
 
 SETTINGS = """
 [tlsrpt]
@@ -158,13 +161,13 @@ async def world(lab: Lab, scene: Scene, key: bytes) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def endpoint(world: World, name: str, respond: Handler, *, known: bool = True) -> AsyncIterator[PolicyHost]:
+async def endpoint(lab: Lab, name: str, respond: Handler, *, known: bool = True) -> AsyncIterator[PolicyHost]:
     """An HTTPS server of that name, with a certificate of the lab's CA unless it is not `known`."""
     kind = CertificateKind.GOOD if known else CertificateKind.SELF_SIGNED
-    identity = world.lab.ca.identity(kind, name)
+    identity = lab.ca.identity(kind, name)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(identity.pem_file)
-    world.lab.dns.a(name, "127.0.0.1")
+    lab.dns.a(name, "127.0.0.1")
     async with policy_host(respond, context) as host:
         yield host
 
@@ -209,7 +212,7 @@ async def test_a_day_passes_and_the_reports_on_it_arrive_by_mail_and_by_https(wo
     )
     lab.dns.cname("_smtp._tls.a.test", "record.provider.test")
     lab.dns.txt("record.provider.test", ("v=TLSRPTv1; rua=mailto:re", "ports@rua.test"))
-    async with endpoint(world, "r.test", taker) as host:
+    async with endpoint(world.lab, "r.test", taker) as host:
         world.publish("b.test", f"https://r.test:{host.port}/v1/x?a=b")
         await world.count("a.test", "b.test", "silent.test")
         world.next_morning()
@@ -251,7 +254,7 @@ async def test_no_endpoint_and_no_record_however_odd_keeps_mail_or_other_reports
     async with AsyncExitStack() as exits:
 
         async def serve(name: str, respond: Handler, *, known: bool = True) -> PolicyHost:
-            host = await exits.enter_async_context(endpoint(world, f"{name}.r.test", respond, known=known))
+            host = await exits.enter_async_context(endpoint(world.lab, f"{name}.r.test", respond, known=known))
             world.publish(f"{name}.test", f"https://{name}.r.test:{host.port}/")
             return host
 
@@ -325,7 +328,7 @@ async def test_mail_is_counted_and_the_mail_that_tells_of_it_is_not(world: World
 async def test_reporting_is_switched_off_and_on_without_a_restart(world: World) -> None:
     taker, settings = Taker(), world.relay.settings
     off = settings.model_copy(update={"tlsrpt": settings.tlsrpt.model_copy(update={"mode": "off"})})
-    async with endpoint(world, "r.test", taker) as host:
+    async with endpoint(world.lab, "r.test", taker) as host:
         world.publish("a.test", f"https://r.test:{host.port}/")
         await world.count("a.test")
         assert await world.relay.reload(off) == ()
@@ -367,6 +370,58 @@ async def test_preview_shows_what_would_be_sent_and_where_to(world: World) -> No
     world.lab.dns.override("_smtp._tls.b.test", "TXT", DnsFault.SERVFAIL)
     _, second = await world.scene.cli_json("tlsrpt", "preview", "--day", day)
     assert second["problem"].startswith("servfail: ")
+
+
+async def test_kill_9_while_a_report_is_posted_sends_nothing_a_second_time(scene: Scene, lab: Lab, key: bytes) -> None:
+    (scene.directory / "key.pem").write_bytes(key)
+    scene.configure(SETTINGS)
+    await lab.domain("rua.test", mx=[("mx.rua.test", 10, None)])
+    posted = asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        posted.set()
+        await reader.read(-1)
+
+    async with endpoint(lab, "r.test", never_answer) as host:
+        await plan_for_now(state_dir_of(scene), "mailto:t@rua.test", f"https://r.test:{host.port}/")
+        async with scene.relay as relay:
+            async with asyncio.timeout(30):
+                await posted.wait()
+            await relay.wait_for(is_event("recipient.delivered", forward_path="t@rua.test"))
+            await relay.kill()
+            begun = len(relay.events)
+            await relay.start()
+            dropped = await relay.wait_for(is_event("report.dropped"), first=begun)
+        assert dropped["endpoint"] == f"https://r.test:{host.port}/"
+        assert "may have been sent" in dropped["reason"]
+        assert len(host.requests) == 1
+    assert len(lab.hosts["mx.rua.test"].messages) == 1
+
+
+def state_dir_of(scene: Scene) -> Path:
+    made = scene.directory / "state"
+    made.mkdir(mode=0o700)
+    return made
+
+
+async def plan_for_now(state_dir: Path, *endpoints: str) -> None:
+    """Leave files as a relay does that has planned a report on yesterday, and counted something for it."""
+    now = datetime.now(UTC)
+    yesterday = now.date() - timedelta(days=1)
+    counted = TlsResult(day=yesterday, recipient_domain="a.test", policy=STS)
+    await count_in(queue_file(state_dir, 0), [counted])
+    found = [one for one in map(parse_endpoint, endpoints) if one is not None]
+    report = PlannedReport(
+        day=yesterday,
+        domain="a.test",
+        unique_id="U1",
+        deliveries=tuple((one, f"Q{number}") for number, one in enumerate(found)),
+        first_attempt_at=now,
+        give_up_at=now + timedelta(days=1),
+    )
+    store = await SqliteReportStore.open(state_dir / REPORT_FILE)
+    assert await store.plan(report)
+    await store.close()
 
 
 @pytest.mark.rfc("8460-4.2-h")
