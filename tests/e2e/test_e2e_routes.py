@@ -103,6 +103,15 @@ async def test_next_hops_in_order_with_the_first_down(scene: Scene, lab: Lab) ->
     async with scene.relay:
         done = await scene.settled(await scene.send("bob@anywhere.test"), "delivered")
         assert (done["mx"], done["security"]) == ("mx.third.test", "route")
+        status, text, _ = await scene.cli("check", "anywhere.test", "--connect")
+        said = " ".join(text.split())
+        assert status == 0
+        assert "next hop 1: smtp://first.test" in said
+        assert "next hop 3: mx://third.test" in said
+        found = await scene.cli_json("check", "anywhere.test", "--connect")
+        ways = [found, *found["others"]]
+        assert [way["deliverable"] for way in (ways[1], ways[2])] == [False, True]
+        assert ways[1]["hosts"][0]["connections"][0]["failure"]["kind"] == "route-certificate"
     assert not lab.hosts["second.test"].messages
 
 
