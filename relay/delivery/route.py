@@ -342,9 +342,10 @@ class Router:
         host = Host(name=destination, port=port, where=where, verdict=opportunistic(destination))
         return Route(hosts=judged((host,), None, directions.judgement), directions=directions)
 
-    @staticmethod
-    def _address_route(directions: Directions, next_hop: NextHop, address: IPAddress) -> Route:
+    def _address_route(self, directions: Directions, next_hop: NextHop, address: IPAddress) -> Route:
         """A next hop that is an address: no policy can exist for it either."""
+        if next_hop.port == self._settings.smtp_port and address in self._settings.own_addresses:
+            return Route(failure=LOOP, directions=directions, next_hop=next_hop)
         name = str(address)
         host = Host(
             name=name,

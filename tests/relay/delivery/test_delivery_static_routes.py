@@ -146,10 +146,11 @@ async def test_an_address_literal_takes_the_route_for_all() -> None:
     assert (await demanded(world, "[198.41.0.9]")).route == ENCRYPTED
 
 
-async def test_a_hop_that_is_ourselves_is_a_loop_and_another_port_of_this_machine_is_not() -> None:
+@pytest.mark.parametrize("host", ["legacy.test", "10.0.0.1"])
+async def test_a_hop_that_is_ourselves_is_a_loop_and_another_port_of_this_machine_is_not(host: str) -> None:
     own = frozenset({ip_address("10.0.0.1")})
     for port, loops in ((25, True), (2525, False)):
-        world = World(routes=(route(f"smtp://legacy.test:{port}"),), own_addresses=own)
+        world = World(routes=(route(f"smtp://{host}:{port}"),), own_addresses=own)
         world.addresses("legacy.test", found_addresses("10.0.0.1"))
         failure = (await route_of(world)).failure
         assert (failure is not None and failure.kind is FailureKind.LOOP) is loops
