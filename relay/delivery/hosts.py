@@ -1,7 +1,8 @@
 """The mail hosts of a destination: who they are, where they are, what they must keep to. **Pure.**"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from policy.decide import MxProof, decide
 from policy.findings import Findings, SecureTlsa, TlsaFindings
@@ -13,7 +14,7 @@ from relay.delivery.seam import Login, Target
 from relay.queue.attempt import DaneScope, FailureKind, HostFailure
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Host:
     """One mail host, in the order in which it is to be tried.
 
@@ -21,8 +22,8 @@ class Host:
     order to be tried, or why it has none that may be contacted. `tlsa` is what was found of its TLSA records, None if
     nobody asked. `verdict` is what policy, records and route together demand of it. `name_proven`: without any policy
     it is sure that this host is who was meant, because of DNSSEC, the recipient's own domain, or the operator.
-    `implicit_tls` and `login` are how the operator's route says that it is to be entered. `targets`: its addresses
-    under that verdict, none if it is not to be contacted.
+    `implicit_tls` and `login` are how the operator's route says that it is to be entered. What follows from these is
+    found out once, for all messages that take the same route.
     """
 
     name: str
@@ -33,45 +34,45 @@ class Host:
     name_proven: bool = False
     implicit_tls: bool = False
     login: Login | None = None
-    targets: tuple[Target, ...] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        targets: list[Target] = []
-        if isinstance(self.verdict, Requirement) and isinstance(self.where, tuple):
-            targets += [
-                Target(
-                    mx_host=self.name,
-                    address=address,
-                    port=self.port,
-                    requirement=self.verdict,
-                    implicit_tls=self.implicit_tls,
-                    login=self.login,
-                )
-                for address in self.where
-            ]
-        object.__setattr__(self, "targets", tuple(targets))
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """Its addresses under that verdict, none if it is not to be contacted."""
+        if not isinstance(self.verdict, Requirement) or not isinstance(self.where, tuple):
+            return ()
+        return tuple(
+            Target(
+                mx_host=self.name,
+                address=address,
+                port=self.port,
+                requirement=self.verdict,
+                implicit_tls=self.implicit_tls,
+                login=self.login,
+            )
+            for address in self.where
+        )
 
-    @property
+    @cached_property
     def failure(self) -> HostFailure | None:
         """Why the host is not contacted at all, or None. What the policy says comes first."""
         if isinstance(self.verdict, Refusal):
             return HostFailure(kind=_REFUSALS[self.verdict.reason], detail=self.verdict.detail)
         return self.where if isinstance(self.where, HostFailure) else None
 
-    @property
+    @cached_property
     def level(self) -> Level:
         if isinstance(self.verdict, Requirement):
             return self.verdict.level
         return Level.VERIFIED if self.verdict.reason is RefusalReason.MX_NOT_IN_POLICY else Level.OPPORTUNISTIC
 
-    @property
+    @cached_property
     def mx_match(self) -> MxMatch:
         if isinstance(self.verdict, Requirement):
             return self.verdict.mx_match
         not_matched = self.verdict.reason is RefusalReason.MX_NOT_IN_POLICY
         return MxMatch.NOT_MATCHED if not_matched else MxMatch.NO_POLICY
 
-    @property
+    @cached_property
     def dane(self) -> DaneScope | None:
         """What DANE secures here, if it has a say in how the host is used, or in that it is not."""
         if isinstance(self.verdict, Requirement):
