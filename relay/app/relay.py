@@ -298,7 +298,7 @@ class Relay:
         """
         outbound = self._build_outbound(new)  # first, so that what cannot be built changes nothing
         try:
-            means = report_means(new, outbound)
+            means = report_means(new, outbound) if self._reports is not None else None
         except ValueError:
             await outbound.close()
             raise
