@@ -1,11 +1,12 @@
 """Policies that could not be had, counted for TLS reports without a message (RFC 8460 §4.3.2). Nobody waits for it.
 
-What waits to be written is lost with the process: a second's worth, of failures that repeat themselves.
+A process that dies takes with it what it has gathered for a second.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -46,20 +47,30 @@ class DiscoveryFailures:
             self._come.set()
 
     async def run(self) -> None:
-        """Write until cancelled."""
-        while True:
-            await self._come.wait()
-            await self._clock.sleep(_GATHER_SECONDS)
-            try:
+        """Write until cancelled, and once more then."""
+        try:
+            while True:
+                await self._come.wait()
+                await self._clock.sleep(_GATHER_SECONDS)
+                await self._try_to_write()
+        except asyncio.CancelledError:
+            with suppress(StoreError):
                 await self.write()
-            except StoreDeadError:
-                raise
-            except StoreError as error:
-                report_events.reporting_failed("failed policy fetches", error)
-                await self._clock.sleep(_STORE_PAUSE_SECONDS)
+            raise
+
+    async def _try_to_write(self) -> None:
+        try:
+            await self.write()
+        except StoreDeadError:
+            raise
+        except StoreError as error:
+            report_events.reporting_failed("failed policy fetches", error)
+            await self._clock.sleep(_STORE_PAUSE_SECONDS)
 
     async def write(self) -> None:
         """Write what waits. Raises StoreError, and then it goes on waiting."""
+        if not self._waiting:
+            return
         taken, self._waiting = self._waiting, Counter()
         self._come.clear()
         try:

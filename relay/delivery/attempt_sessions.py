@@ -33,8 +33,8 @@ class AttemptSessions:
 
     def note_uncontacted(self, hosts: Iterable[Host], findings: Findings | None) -> None:
         """Take in which hosts were left out, for whatever reason."""
-        if self._domain:
-            self._refused += [(self._domain, host, findings) for host in hosts]
+        for host in hosts if self._domain else ():
+            self._refused.append((self._domain, host, findings))
 
     def results(self) -> tuple[TlsResult, ...]:
         """Return what the settlement counts."""

@@ -13,7 +13,7 @@ from policy.mta_sts import parse_policy
 from policy.requirement import PolicyType, ResultType
 from relay.app.discovery_failures import MAX_WAITING, DiscoveryFailures
 from relay.queue.tls_results import TlsResult
-from relay.store.protocols import StoreError
+from relay.store.protocols import StoreDeadError, StoreError
 
 NOT_FOUND = FetchProblem(result_type=ResultType.STS_POLICY_FETCH_ERROR, detail="HTTP status 404\r\nX: y")
 
@@ -109,3 +109,33 @@ async def test_a_store_that_fails_is_asked_again_and_nothing_is_lost(
     with suppress(asyncio.CancelledError):
         await running
     assert [results[0].sessions for results in records.written] == [1, 1]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_what_waits_is_written_when_the_relay_stops(
+    failures: DiscoveryFailures, records: Records, broken: bool
+) -> None:
+    running = asyncio.create_task(failures.run())
+    failures.note("x.test", NOT_FOUND, None)
+    await asyncio.sleep(0)
+    records.fail = int(broken)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert len(records.written) == (0 if broken else 1)
+
+
+async def test_a_store_that_is_dead_ends_it(clock: ManualClock) -> None:
+    class Dead(Records):
+        async def record(self, results: Sequence[TlsResult]) -> None:
+            raise StoreDeadError("gone")
+
+    dead = DiscoveryFailures(records=Dead(), clock=clock)
+    running = asyncio.create_task(dead.run())
+    dead.note("x.test", NOT_FOUND, None)
+    async with asyncio.timeout(10):
+        while not running.done():
+            await asyncio.sleep(0)
+            clock.move(timedelta(seconds=1))
+    with pytest.raises(StoreDeadError):
+        await running
