@@ -5,6 +5,7 @@ dnspython reads names and records; of a message only what a question needs is re
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 from typing import Any
 
@@ -16,7 +17,6 @@ import dns.rcode
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
-import dns.wire
 
 MAX_CHAIN = 16
 """CNAMEs in one answer."""
@@ -24,13 +24,18 @@ MAX_CHAIN = 16
 _Labels = tuple[bytes, ...]
 
 _HEADER = Struct("!HHHHHH")
-_RECORD = "!HHIH"
+_RECORD = Struct("!HHIH")  # type, class, TTL and length of the data
+_OPTIONS = Struct("!BHHIH")  # the same of OPT, behind the root's name
 _POINTER_TO_QUESTION = b"\xc0\x0c"  # RFC 1035 §4.1.4: the name right behind the header
 _MAX_TTL = 0x7FFFFFFF  # RFC 2181 §8: one beyond counts as 0
 _LEAST_SOA = 22  # two names and five numbers
 # RFC 1035 §4.1.1, RFC 4035 §3.2.3; plain numbers, because with enums each look at a bit costs a microsecond.
 _QR, _OPCODE, _TC, _RD, _AD, _RCODE = 0x8000, 0x7800, 0x0200, 0x0100, 0x0020, 0x000F
 _OPT, _CNAME, _SOA = int(dns.rdatatype.OPT), int(dns.rdatatype.CNAME), int(dns.rdatatype.SOA)
+_ADDRESSES: dict[int, tuple[int, type[IPv4Address | IPv6Address]]] = {
+    int(dns.rdatatype.A): (4, IPv4Address),
+    int(dns.rdatatype.AAAA): (16, IPv6Address),
+}
 _IN = int(dns.rdataclass.IN)
 # RFC 1035 §4.1.1: one who cannot read the question, or will not, may leave it out of the answer.
 _WITHOUT_QUESTION = frozenset({dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED})
@@ -55,7 +60,7 @@ class Question:
         self.labels = _labels(name)
         self._octets = name.to_wire() or b""
         self._type = rdtype.to_bytes(2, "big") + _IN.to_bytes(2, "big")
-        self._options = Struct("!BHHIH").pack(0, _OPT, payload, dns.flags.DO if dnssec else 0, 0)
+        self._options = _OPTIONS.pack(0, _OPT, payload, dns.flags.DO if dnssec else 0, 0)
 
     def message(self, message_id: int) -> bytes:
         # RFC 6840 §5.7: AD in a question asks for AD in the answer.
@@ -75,16 +80,16 @@ class Question:
 @dataclass(slots=True)
 class _Records:
     ttl: int
-    rdatas: list[dns.rdata.Rdata]
+    rdatas: list[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     """An answer to the question. `options` are those of EDNS.
 
-    `canonical_name`: where its CNAMEs led; `records`: of the type asked for, there. `ttl`: the smallest of all these,
-    in seconds, and if there are no records also of the SOA record above the name; `denied` tells whether there is one,
-    as a negative answer has (RFC 2308 §2).
+    `canonical_name`: where its CNAMEs led; `records`: of the type asked for, there: addresses, or what dnspython has.
+    `ttl`: the smallest of all these, in seconds, and if there are no records also of the SOA record above the name;
+    `denied` tells whether there is one, as a negative answer has (RFC 2308 §2).
     """
 
     rcode: int
@@ -150,49 +155,57 @@ class _Body:
         self.options: tuple[dns.edns.Option, ...] = ()
         self.high_rcode = 0
         self._wire = wire
-        self._parser = dns.wire.Parser(wire, start)
+        self._at = start
         self._question = question
         answers, authorities, additionals = counts
-        for owner, rdtype, ttl, length in self._records(answers, (question.rdtype, _CNAME)):
-            self._add(owner, rdtype, ttl, self._rdata(rdtype, length))
-        for owner, _, ttl, length in self._records(authorities, (_SOA,)):
-            rdata = self._parser.get_bytes(length)
-            if length < _LEAST_SOA:
+        for owner, rdtype, ttl, octets in self._records(answers, (question.rdtype, _CNAME)):
+            known = self.answers.setdefault((owner, rdtype), _Records(ttl, []))
+            known.ttl = min(known.ttl, ttl)
+            known.rdatas.append(self._rdata(rdtype, octets))
+        for owner, _, ttl, octets in self._records(authorities, (_SOA,)):
+            soa = wire[octets]
+            if len(soa) < _LEAST_SOA:
                 raise MalformedError("an SOA record that is cut off")
-            self.zones[owner] = min(ttl, int.from_bytes(rdata[-4:], "big"))
-        for _, _, ttl, length in self._records(additionals, (_OPT,)):
+            self.zones[owner] = min(ttl, int.from_bytes(soa[-4:], "big"))
+        for _, _, ttl, octets in self._records(additionals, (_OPT,)):
             self.high_rcode = ttl >> 24 << 4
-            self.options = self._rdata(_OPT, length).options if length else ()
-        if self._parser.remaining():
+            self.options = self._rdata(_OPT, octets).options if wire[octets] else ()
+        if self._at != len(wire):
             raise MalformedError("octets behind the message")
 
-    def _records(self, count: int, wanted: tuple[int, ...]) -> Iterator[tuple[_Labels, int, int, int]]:
-        """Owner, type, TTL and length of each record that is wanted; its data is to be read before the next."""
-        parser = self._parser
+    def _records(self, count: int, wanted: tuple[int, ...]) -> Iterator[tuple[_Labels, int, int, slice]]:
+        """Owner, type, TTL and place of the data of each record that is wanted."""
+        wire = self._wire
         for _ in range(count):
             owner = self._owner()
-            rdtype, rdclass, ttl, length = parser.get_struct(_RECORD)
+            start = self._at + _RECORD.size
+            if start > len(wire):
+                raise MalformedError("a record that is cut off")
+            rdtype, rdclass, ttl, length = _RECORD.unpack_from(wire, self._at)
+            self._at = start + length
+            if self._at > len(wire):
+                raise MalformedError("a record that is cut off")
             if rdtype in wanted and (rdclass == _IN or rdtype == _OPT):
-                yield owner, rdtype, ttl if ttl <= _MAX_TTL or rdtype == _OPT else 0, length
-            else:
-                parser.get_bytes(length)
+                yield owner, rdtype, ttl if ttl <= _MAX_TTL or rdtype == _OPT else 0, slice(start, self._at)
 
     def _owner(self) -> _Labels:
-        parser = self._parser
-        if self._wire.startswith(_POINTER_TO_QUESTION, parser.current):
-            parser.get_uint16()
+        if self._wire.startswith(_POINTER_TO_QUESTION, self._at):
+            self._at += len(_POINTER_TO_QUESTION)
             return self._question.labels
-        return _labels(parser.get_name(decompress=True))
+        name, used = dns.name.from_wire(self._wire, self._at)
+        self._at += used
+        return _labels(name)
 
-    def _rdata(self, rdtype: int, length: int) -> Any:
-        with self._parser.restrict_to(length):
-            # The class of OPT is a size, which nobody asks for.
-            return dns.rdata.from_wire_parser(dns.rdataclass.IN, dns.rdatatype.RdataType(rdtype), self._parser)
-
-    def _add(self, owner: _Labels, rdtype: int, ttl: int, rdata: dns.rdata.Rdata) -> None:
-        known = self.answers.setdefault((owner, rdtype), _Records(ttl, []))
-        known.ttl = min(known.ttl, ttl)
-        known.rdatas.append(rdata)
+    def _rdata(self, rdtype: int, octets: slice) -> Any:
+        if rdtype in _ADDRESSES:
+            length, family = _ADDRESSES[rdtype]
+            address = self._wire[octets]
+            if len(address) != length:
+                raise MalformedError("an address of another length")
+            return family(address)
+        # The class of OPT is a size, which nobody asks for.
+        kind = dns.rdatatype.RdataType(rdtype)
+        return dns.rdata.from_wire(dns.rdataclass.IN, kind, self._wire, octets.start, octets.stop - octets.start)
 
 
 def _follow(
@@ -207,7 +220,7 @@ def _follow(
         alias = records.get((labels, _CNAME))
         if alias is None:
             return name, ttl, None
-        name, ttl = alias.rdatas[-1].target, min(ttl, alias.ttl)  # type: ignore[attr-defined]  # a CNAME's
+        name, ttl = alias.rdatas[-1].target, min(ttl, alias.ttl)
         labels = _labels(name)
     raise ContradictionError(f"more than {MAX_CHAIN} CNAMEs in an answer")
 
@@ -218,10 +231,10 @@ def _denied_for(labels: _Labels, zones: dict[_Labels, int]) -> int | None:
     return zones[max(above, key=len)] if above else None
 
 
-def _distinct(rdatas: list[dns.rdata.Rdata]) -> tuple[Any, ...]:
+def _distinct(rdatas: list[Any]) -> tuple[Any, ...]:
     """RFC 2181 §5: a record that is given twice is one."""
     return tuple(rdatas) if len(rdatas) == 1 else tuple(dict.fromkeys(rdatas))
 
 
 def _labels(name: dns.name.Name) -> _Labels:
-    return tuple(label.lower() for label in name.labels)
+    return tuple([label.lower() for label in name.labels])

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import Any, TypeVar, assert_never
 
@@ -160,11 +159,12 @@ class DnsResolver:
         if qname is None:
             # Such a name cannot be in the DNS, so that it is not there is known without asking.
             return Absent(absence=Absence.NXDOMAIN, ttl=timedelta(0))
-        async with self._overdue_questions if name in self._overdue else self._questions:
+        overdue = name in self._overdue
+        async with self._overdue_questions if overdue else self._questions:
             answer = await self._resolve(record_type, qname, read)
         if isinstance(answer, Unknown) and answer.reason is UnknownReason.TIMEOUT:
             self._overdue[name] = None
-        else:
+        elif overdue:
             self._overdue.pop(name, None)
         self._observer.dns_asked(record_type, _result(answer))
         self._cache[key] = _Stored(answer, self._timer())
@@ -243,8 +243,8 @@ def _result(answer: Answer[Any]) -> DnsResult:
             assert_never(answer)
 
 
-def _address(rdata: Any) -> IPAddress:
-    return ip_address(rdata.address)
+def _address(address: IPAddress) -> IPAddress:
+    return address
 
 
 def _mx_record(rdata: Any) -> MxRecord:
