@@ -425,10 +425,14 @@ async def plan_for_now(state_dir: Path, *endpoints: str) -> None:
 
 
 @pytest.mark.rfc("8460-4.2-h")
-async def test_what_several_workers_count_is_one_report(scene: Scene, lab: Lab, key: bytes) -> None:
+async def test_what_several_workers_count_is_one_report_and_one_of_them_sends(
+    scene: Scene, lab: Lab, key: bytes
+) -> None:
     (scene.directory / "key.pem").write_bytes(key)
     scene.configure(SETTINGS, replace=("[relay]", "[relay]\nworkers = 2"))
     await lab.domain("shop.test", mx=[("mx.shop.test", 10, None)])
+    await lab.domain("rua.test", mx=[("mx.rua.test", 10, None)])
+    await plan_for_now(state_dir_of(scene), "mailto:t@rua.test")
     days = [datetime.now(UTC).date()]
     async with scene.relay:
         taken: dict[int, str] = {}
@@ -441,6 +445,9 @@ async def test_what_several_workers_count_is_one_report(scene: Scene, lab: Lab, 
         assert taken.keys() == {0, 1}
         days = sorted({*days, datetime.now(UTC).date()})  # a test may run over midnight
         found = [await scene.cli_json("tlsrpt", "preview", "--day", str(day)) for day in days]
+        (message,) = await lab.hosts["mx.rua.test"].wait_for_messages(1, 30)
+        assert attached(message)["report-id"] == "U1@legacy.test"
+        assert 'mta_sts_relay_tls_reports_total{result="queued"} 1.0' in (await scene.http("/metrics"))[1]
     reports = [one["report"] for day in found for one in day]
     assert len(reports) <= len(days), "one for each day, not for each worker"
     counts = [one["policies"][0]["summary"]["total-successful-session-count"] for one in reports]
