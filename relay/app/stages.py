@@ -6,8 +6,8 @@ from enum import Enum
 from policy.requirement import Requirement
 from policy.tls_facts import CertificateFacts, TlsFailure, TlsSession
 from relay.app.advice import host_advice
-from relay.delivery.seam import HostError, SessionFacts, Target
-from relay.queue.attempt import FailureKind, Phase
+from relay.delivery.seam import Target
+from relay.queue.attempt import FailureKind, HostFailure, Phase
 
 _NOT_REACHED = "not looked at"
 
@@ -48,11 +48,16 @@ class Step:
     advice: str = ""
 
 
-def proofs(target: Target, outcome: SessionFacts | HostError) -> list[Step]:
-    """Say what the certificate of a connection proved, if it came to a certificate."""
-    if isinstance(outcome, SessionFacts):
-        return _shown(target, outcome.tls) if outcome.tls is not None else []
-    failure = outcome.failure
+def proven(target: Target, tls: TlsSession) -> list[Step]:
+    """Say why the certificate of a session is good enough."""
+    chain, names = _basis(target.requirement, tls)
+    if tls.certificate is not None:
+        chain, names = f"{chain}: {_issued(tls.certificate)}", f"{names}: {_named(tls.certificate)}"
+    return [_step(Proof.CHAIN, target, chain), _step(Proof.NAMES, target, names)]
+
+
+def disproven(target: Target, failure: HostFailure) -> list[Step]:
+    """Say what is wrong with a certificate, if it is that which has failed."""
     if failure.tls is None or failure.kind not in _CERTIFICATES:
         return []
     return _refused(target, failure.kind, failure.tls, host_advice(failure, Phase.HANDSHAKE, target))
@@ -69,15 +74,7 @@ _CERTIFICATES = frozenset(
 )
 
 
-def _shown(target: Target, tls: TlsSession) -> list[Step]:
-    chain, names = _basis(target.requirement, tls)
-    if tls.certificate is not None:
-        chain, names = f"{chain}: {_issued(tls.certificate)}", f"{names}: {_named(tls.certificate)}"
-    return [_step(Proof.CHAIN, target, chain), _step(Proof.NAMES, target, names)]
-
-
 def _basis(requirement: Requirement, tls: TlsSession) -> tuple[str, str]:
-    """Say why the certificate is good enough."""
     chain, names = ("leads to a trusted CA", f"hold {tls.server_name}") if tls.verified else ("", "")
     if requirement.by_dane:
         chain = " and ".join(filter(None, [chain, "as a TLSA record has it"]))

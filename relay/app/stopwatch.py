@@ -10,8 +10,8 @@ from policy.store import FetchFailedError, PolicyFetcher
 from policy.tls_facts import TlsSession
 from relay.app.advice import answer_advice, host_advice, policy_advice
 from relay.app.outbound import Watch
-from relay.app.stages import LookUp, Step, proofs
-from relay.delivery.seam import HostError, SessionFacts, Target
+from relay.app.stages import LookUp, Step, disproven, proven
+from relay.delivery.seam import HostError, Target
 from relay.queue.attempt import Phase
 from relay.status import Reply
 
@@ -99,27 +99,26 @@ class Try:
     def replied(self, reply: Reply) -> None:
         self._said = str(reply)
 
-    def ended(self, outcome: SessionFacts | HostError) -> None:
-        shown = proofs(self._target, outcome)
-        if isinstance(outcome, SessionFacts):
+    def secured(self, session: Callable[[], TlsSession]) -> None:
+        tls = session()
+        if self._phase is Phase.HANDSHAKE:
             self._finish()
-            self._add_proofs(shown, outcome.tls)
-        elif shown:
+        # With implicit TLS the greeting may be under way already.
+        at = next(number for number, step in enumerate(self.steps) if step.stage is Phase.HANDSHAKE)
+        handshake = replace(self.steps[at], result=f"{tls.version} {tls.cipher}")
+        self.steps[at : at + 1] = [handshake, *proven(self._target, tls)]
+
+    def ended(self, failure: HostError | None) -> None:
+        if failure is None:
+            self._finish()
+        elif shown := disproven(self._target, failure.failure):
             self._finish("broken off by us: the certificate will not do")
             self.steps += shown
         else:
-            failure = outcome.failure
-            if failure.tls is not None and self._phase is Phase.EHLO and self._said:
+            if failure.failure.tls is not None and self._phase is Phase.EHLO and self._said:
                 self.entered(Phase.STARTTLS)  # which was not said, but is what is missing
-            advice = host_advice(failure, self._phase or outcome.phase, self._target)
-            self._finish(failure.detail, failed=True, advice=advice)
-
-    def _add_proofs(self, shown: list[Step], tls: TlsSession | None) -> None:
-        """Put what the certificate proved behind the handshake, which an EHLO has followed since."""
-        for at, step in enumerate(self.steps):
-            if step.stage is Phase.HANDSHAKE and tls is not None:
-                self.steps[at : at + 1] = [replace(step, result=f"{tls.version} {tls.cipher}"), *shown]
-                return
+            advice = host_advice(failure.failure, self._phase or failure.phase, self._target)
+            self._finish(failure.failure.detail, failed=True, advice=advice)
 
     def _finish(self, said: str = "", *, failed: bool = False, advice: str = "") -> None:
         if self._phase is None:

@@ -227,7 +227,7 @@ class Connector:
         except BaseException:
             link.abort()
             raise
-        observer.ended(facts)
+        observer.ended(None)
         return Connection(target=target, link=link, facts=facts)
 
     def _source_for(self, address: IPAddress) -> IPAddress | None:

@@ -21,6 +21,7 @@ from policy.dane_check import dane_failure
 from policy.name_check import name_failure
 from policy.names import IPAddress
 from policy.requirement import Requirement, ResultType
+from policy.tls import describe_session
 from relay.delivery.extensions import Extensions, parse_extensions, peer_name
 from relay.delivery.negotiation import Ends
 from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off
@@ -196,6 +197,7 @@ class Link:
             self.phase = Phase.HANDSHAKE
             raise LinkError(FailureKind.ROUTE_CERTIFICATE, failure.detail, tls=failure)
         self._checked = tls
+        self._observer.secured(lambda: describe_session(tls))
 
     async def log_in(self, login: Login) -> None:
         """Say who we are (RFC 4954). Raises LinkError, and UnprotectedError where the other side is not proven."""

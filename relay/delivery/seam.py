@@ -120,8 +120,12 @@ class LinkObserver(Protocol):
 
     def replied(self, reply: Reply) -> None: ...
 
-    def ended(self, outcome: SessionFacts | HostError) -> None:
-        """It is as its requirement demands, or it could not be."""
+    def secured(self, session: Callable[[], TlsSession]) -> None:
+        """TLS is up, with a certificate that will do."""
+        ...
+
+    def ended(self, failure: HostError | None) -> None:
+        """It is as its requirement demands, or says why it could not be."""
         ...
 
 
@@ -132,7 +136,9 @@ class NullLinkObserver:
 
     def replied(self, reply: Reply) -> None: ...
 
-    def ended(self, outcome: SessionFacts | HostError) -> None: ...
+    def secured(self, session: Callable[[], TlsSession]) -> None: ...
+
+    def ended(self, failure: HostError | None) -> None: ...
 
 
 class Session(Protocol):
