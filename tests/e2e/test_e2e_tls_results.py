@@ -183,6 +183,29 @@ async def test_kill_9_between_attempts_counts_no_attempt_twice(reporting: Scene,
     assert 3 <= sessions <= len(lab.hosts["mx.expired.test"].sessions)
 
 
+@pytest.mark.rfc("8460-4.2-c", "8460-4.2-h")
+async def test_connections_are_counted_once_each_whatever_they_carry_and_whose_they_are(
+    reporting: Scene, lab: Lab
+) -> None:
+    await lab.domain("one.test", mx=[("mx.shared.test", 10, None)])
+    lab.dns.mx("two.test", (10, "mx.shared.test"))
+    reporting.configure(TLSRPT + ONE_ATTEMPT, replace=("[relay]\n", "[relay]\nworkers = 2\n"))
+    async with reporting.relay:
+        ids = await asyncio.gather(*(reporting.send("bob@one.test", "bob@two.test") for _ in range(30)))
+        for queue_id in ids:
+            for domain in ("one.test", "two.test"):
+                await reporting.relay.wait_for(
+                    is_event("recipient.delivered", queue_id=queue_id, forward_path=f"bob@{domain}")
+                )
+    arrived = lab.hosts["mx.shared.test"].messages
+    carried = {(id(one.session), path.partition("@")[2]) for one in arrived for path in one.forward_paths}
+    assert len(carried) < 2 * len(ids), "some were used again"
+    for domain in ("one.test", "two.test"):
+        lines = await counted(reporting, domain)
+        assert {line[:2] for line in lines} == {("no-policy-found", domain)}
+        assert sum(line[2] for line in lines) == len([one for one in carried if one[1] == domain])
+
+
 @pytest.mark.rfc("8460-8-a")
 async def test_nothing_is_counted_until_somebody_reports(reporting: Scene, lab: Lab) -> None:
     await publish(lab, "good", None, "enforce")
