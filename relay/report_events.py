@@ -37,6 +37,11 @@ def report_dropped(delivery: ReportDelivery, reason: str) -> None:
     log.warning("report.dropped", extra=_fields(delivery) | {"reason": reason})
 
 
+def reports_unusable(error: Exception) -> None:
+    """The file of reports cannot be opened. Mail goes on; nothing is reported until a start with a good one."""
+    log.error("report.file_unusable", extra={"error": str(error)})
+
+
 def reporting_failed(doing: str, error: Exception) -> None:
     """The store did not do what reporting asked of it; it is asked again."""
     log.error("report.failed", extra={"doing": doing, "error": str(error)})

@@ -24,7 +24,7 @@ from relay.app.operating import new_incarnation
 from relay.app.outbound import Outbound, build_outbound
 from relay.app.part import Part
 from relay.app.reload import need_restart
-from relay.app.report_means import report_means
+from relay.app.report_means import open_report_store, report_means
 from relay.app.reporting import Randomness, ReportSender
 from relay.app.session_counts import SessionCountsOnDisk
 from relay.app.state_dir import NODE, POLICY_FILE, REPORT_FILE, StateDirError, queue_file, queue_files
@@ -72,7 +72,7 @@ class Relay:
         clock: Clock,
         part: Part | None = None,
     ) -> None:
-        """`reports` is there where it leads. Raises CertificateError, UsersFileError or ValueError."""
+        """`reports` is there where it is to report. Raises CertificateError, UsersFileError or ValueError."""
         self.settings = settings
         self._part = part
         self._bounds = part.slots if part is not None else None
@@ -383,9 +383,8 @@ async def running(settings: Settings, part: Part | None = None, *, clock: Clock 
             min_free_disk=settings.store.min_free_disk,
         )
         exits.push_async_callback(store.close)
-        reports = None
-        if part is None or part.leads:
-            reports = await SqliteReportStore.open(state_dir / REPORT_FILE)
+        leads = part is None or part.leads
+        if (reports := await open_report_store(state_dir / REPORT_FILE) if leads else None) is not None:
             exits.push_async_callback(reports.close)
         relay = Relay(settings, store=store, policies=policies, reports=reports, clock=clock, part=part)
         await relay.open()

@@ -1,11 +1,15 @@
 """From the settings to what TLS reports are sent with (RFC 8460)."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relay import report_events
 from relay.app import plain
 from relay.app.outbound import Outbound
 from relay.app.reporting import Means
 from relay.config import Settings
+from relay.store.protocols import StoreError
+from relay.store.sqlite.reports import SqliteReportStore
 
 if TYPE_CHECKING:
     from relay.dkim import DkimSigner
@@ -21,6 +25,15 @@ def report_means(settings: Settings, outbound: Outbound) -> Means | None:
         resolver=outbound.resolver,
         poster=outbound.poster,
     )
+
+
+async def open_report_store(path: Path) -> SqliteReportStore | None:
+    """Open the file of reports; None, and a word in the log, where that cannot be: mail does not wait for it."""
+    try:
+        return await SqliteReportStore.open(path)
+    except StoreError as error:
+        report_events.reports_unusable(error)
+        return None
 
 
 def report_signer(settings: Settings) -> "DkimSigner":

@@ -135,6 +135,19 @@ async def test_of_several_processes_the_one_that_leads_reports(settings: Setting
         assert (settings.relay.state_dir / REPORT_FILE).exists() is part.leads
 
 
+async def test_a_damaged_file_of_reports_keeps_no_mail_back(
+    settings: Settings, lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    (settings.relay.state_dir / REPORT_FILE).write_text("not a database, by any means")
+    await lab.domain("shop.test", mx=[("mx1.shop.test", 10, None)])
+    async with running(settings) as relay:
+        await send(relay, "bob@shop.test")
+        await lab.hosts["mx1.shop.test"].wait_for_messages(1)
+        assert await relay._health.reasons_not_ready() == []
+        assert await relay.reload(settings) == ()
+    assert "report.file_unusable" in caplog.messages
+
+
 async def test_a_store_that_fails_is_told_by_readiness(settings: Settings) -> None:
     async with running(settings) as relay:
         await relay._store.close()
