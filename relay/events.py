@@ -39,12 +39,14 @@ class _Told(logging.LogRecord):
 
 
 def _tell(event: str, fields: dict[str, object]) -> None:
-    """Log an event of each message: what `log.info` does, at a fifth of its cost. All handlers are the root's."""
-    if log.isEnabledFor(logging.INFO):
-        record = _Told(event, fields)
-        for handler in logging.root.handlers:
-            if handler.level <= logging.INFO:
-                handler.handle(record)
+    """Log an event of each message: what `log.info` does, at a fifth of its cost. All handlers are the root's.
+
+    The caller has asked whether events are heard at all.
+    """
+    record = _Told(event, fields)
+    for handler in logging.root.handlers:
+        if handler.level <= logging.INFO:
+            handler.handle(record)
 
 
 # -- process --------------------------------------------------------------------------------------------------
@@ -199,6 +201,8 @@ def message_accepted(message: NewMessage) -> None:
 
     `requiretls` is a field of this and of the events of its delivery only where the message demands it (RFC 8689).
     """
+    if not log.isEnabledFor(logging.INFO):
+        return
     client = message.client
     fields: dict[str, object] = {
         "queue_id": message.queue_id,
