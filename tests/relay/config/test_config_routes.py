@@ -1,14 +1,18 @@
 """[[route]]: what is read, what cannot be, and the passwords that stand elsewhere."""
 
+import json
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policy.decide import DaneMode, Enforcement
 from policy.requirement import Level, RouteDemand
 from relay.app import plain
-from relay.config import ConfigError, Settings, from_json, load, parse, render, to_json
+from relay.config import ConfigError, Problem, Settings, from_json, load, parse, render, to_json
+from relay.config.models import RouteTable
 from relay.config.secrets import Secret, SecretError
 from relay.delivery.routing_table import NextHop, StaticRoute, Weakened
 from relay.delivery.seam import Login
@@ -150,6 +154,32 @@ until = "never"
         'line 8: route[2].mta_sts: "off" needs a reason',
         'line 9: route[2].until: must be a day such as "2026-12-31"',
     ]
+
+
+_TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12),
+    st.sampled_from(
+        ["*", "x.test", "*.x.test", "smtp://x", "smtps://[::1]", "mx://x.test", "off", "env:X", "2026-12-31"]
+    ),
+)
+_VALUES = st.one_of(
+    _TEXTS, st.integers(-1, 3), st.booleans(), st.lists(st.one_of(_TEXTS, st.integers(0, 1)), max_size=3)
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(sorted(RouteTable.model_fields)), _VALUES), min_size=1, max_size=3))
+def test_whatever_a_route_says_is_read_or_told(routes: list[dict[str, object]]) -> None:
+    text = ""
+    for one in routes:
+        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in one.items()]
+        text += "\n".join(["[[route]]", *lines, ""])
+    settings, told = None, tuple[Problem, ...]()
+    try:
+        settings = parse(text, base=BASE)
+    except ConfigError as error:
+        told = error.problems
+    assert all(problem.path[0] == "route" and problem.line for problem in told)
+    assert settings is None or parse(render(settings), base=BASE) == settings
 
 
 def test_the_same_domain_twice_in_one_route_does_no_harm() -> None:
