@@ -82,11 +82,13 @@ async def test_a_partners_smarthost_with_auth_and_implicit_tls(scene: Scene, lab
     assert hop.violations == []
 
 
-async def test_a_password_from_the_environment(scene: Scene, lab: Lab) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_password_from_the_environment(scene: Scene, lab: Lab, workers: int) -> None:
     await lab.host("in.partner.test", MxBehaviour(logins={"us": "correct horse"}))
     hop = f"smtp://in.partner.test:{lab.smtp_port}"
     scene.configure(
-        QUICK_RETRIES + route("partner.test", next_hop=[hop], user="us", password="env:PARTNER", tls="verify")
+        QUICK_RETRIES + route("partner.test", next_hop=[hop], user="us", password="env:PARTNER", tls="verify"),
+        replace=("[relay]", f"[relay]\nworkers = {workers}"),
     )
     scene.relay = RelayProcess(scene.config, environ={**os.environ, "PARTNER": "correct horse"})
     async with scene.relay:
