@@ -274,9 +274,10 @@ def destination_cooled(destination: str, wait: timedelta, reason: str) -> None:
 
 
 def tls_conceded(target: Target, concession: str, detail: str) -> None:
-    """TLS with a host fails and nothing demands it, so for an hour it gets less: a small hello, or plaintext."""
+    """TLS with a host fails and nothing demands it, so for an hour it gets a small hello, or (a warning) plaintext."""
     fields = {"remote_mta": target.mx_host, "remote_address": str(target.address), "port": target.port}
-    log.warning("tls.conceded", extra=fields | {"concession": concession, "detail": detail})
+    level = logging.WARNING if concession == "plaintext" else logging.INFO
+    log.log(level, "tls.conceded", extra=fields | {"concession": concession, "detail": detail})
 
 
 # -- policy ---------------------------------------------------------------------------------------------------
