@@ -19,6 +19,7 @@ from relay.queue.message import (
     State,
     StoredContent,
 )
+from relay.queue.schedule import REPORT_HEAD_START
 from relay.store.headers import header_section
 from relay.store.protocols import (
     Destination,
@@ -370,7 +371,7 @@ class MemoryQueueStore:
                     if r.destination == destination
                 ],
                 state=State.QUEUED,
-                next_attempt_at=now,
+                next_attempt_at=now - REPORT_HEAD_START if new.origin is Origin.REPORT else now,
             )
             self._jobs[job.id] = job
             if destination in lease and free:

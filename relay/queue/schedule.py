@@ -10,6 +10,8 @@ from relay.queue.message import Job, Origin
 
 REPORT_LIFETIME = timedelta(hours=24)
 """How long a TLS report is tried (RFC 8460 §5.5)."""
+REPORT_HEAD_START = timedelta(hours=24)
+"""How far a TLS report is put ahead of mail that is due when it comes in; what policy refuses is seldom due longer."""
 _SPREAD_SHARE = 0.1
 
 

@@ -160,7 +160,8 @@ class QueueStore(Protocol):
         """Commit a message; return its jobs at the destinations named in `lease`, already leased and counted.
 
         A job is leased only if nothing is due or in cool-down at its destination before it and the destination is
-        not paused. The returned jobs carry their content in memory. Raises StoreFullError, StoreError.
+        not paused. The returned jobs carry their content in memory. A TLS report is due `REPORT_HEAD_START` ahead of
+        other mail: where policy refuses all that waits, it must not wait behind it. Raises StoreFullError, StoreError.
         """
         ...
 

@@ -380,6 +380,16 @@ class QueueStoreContract:
         assert ids(await store.claim("to.test", 10)) == ["Q1", "Q4"]
         assert await store.claim("to.test", 10) == []
 
+    async def test_a_tls_report_does_not_wait_behind_what_policy_refuses(
+        self, store: QueueStore, clock: ManualClock
+    ) -> None:
+        for number in range(3):
+            await store.enqueue(message(f"Q{number}"))
+        clock.move(20 * HOUR)
+        await store.enqueue(replace(message("R"), origin=Origin.REPORT))
+        assert ids(await store.claim("to.test", 1)) == ["R"]
+        assert ids(await store.claim("to.test", 10)) == ["Q0", "Q1", "Q2"]
+
     async def test_a_claim_is_counted_before_the_attempt(self, store: QueueStore) -> None:
         await store.enqueue(message("Q1"))
         assert (await claim_one(store)).attempts == 1

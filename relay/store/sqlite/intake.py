@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from relay.queue.message import Job, Lease, Message, NewMessage, NewRecipient, Recipient, StoredContent
+from relay.queue.message import Job, Lease, Message, NewMessage, NewRecipient, Origin, Recipient, StoredContent
+from relay.queue.schedule import REPORT_HEAD_START
 from relay.store.protocols import StoreError
 from relay.store.records import dump_rows
 from relay.store.sqlite.bulk import Bulk, marks
@@ -16,6 +17,7 @@ from relay.store.sqlite.rows import (
     MESSAGE_MARKS,
     Row,
     committed,
+    duration_us,
     message_values,
     recipient_values,
 )
@@ -38,6 +40,7 @@ _INSERT_SHARED = Bulk("INSERT INTO shared (content_id, job_id)", marks(2))
 _INSERT_NAMELESS = "INSERT INTO nameless (content_id, incarnation, size, touched_at) VALUES (?, ?, ?, ?)"
 
 
+_HEAD_START_US = duration_us(REPORT_HEAD_START)
 _NO_LEASE: Row = (0, 0, 0, None, None)
 """attempts, fence, counted, leased_by, leased_until"""
 
@@ -138,6 +141,7 @@ def _add_message(
     leased: list[Job] = []
     lease: Row
     job_id = first_id + 1
+    due_at = arrival.now - (_HEAD_START_US if new.origin is Origin.REPORT else 0)
     for number, (destination, recipients) in enumerate(by_destination.items()):
         if destination in arrival.lease and destination not in blocked:
             leased.append(_leased_job(job_id, message, destination, recipients, arrival))
@@ -146,7 +150,7 @@ def _add_message(
             blocked.add(destination)
             state, lease = "queued", _NO_LEASE
         listed = dump_rows([recipient_values(job_id + n, r, "", "") for n, r in enumerate(recipients, 1)])
-        what = (content_id, job_id, number, destination, state, len(recipients), listed, arrival.now)
+        what = (content_id, job_id, number, destination, state, len(recipients), listed, due_at)
         rows.jobs.append((*values, *what, *lease))
         if len(by_destination) > 1:
             rows.shared.append((content_id, job_id))
