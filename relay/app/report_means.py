@@ -24,6 +24,7 @@ def report_means(settings: Settings, outbound: Outbound) -> Means | None:
         signer=report_signer(settings),
         resolver=outbound.resolver,
         poster=outbound.poster,
+        no_reports_to=settings.tlsrpt.no_reports_to,
     )
 
 

@@ -7,7 +7,7 @@ from datetime import date
 
 from policy.answers import Resolver, Unknown
 from policy.tlsrpt import Endpoint
-from relay.app.reporting import SessionCounts, endpoints_in, record_name
+from relay.app.reporting import SessionCounts, endpoints_in, is_left_out, record_name
 from relay.reports.tlsrpt import Reporter, TlsReport, fold
 
 MAX_DOMAINS = 1000
@@ -24,12 +24,18 @@ class Preview:
 
 
 async def previews(
-    counts: SessionCounts, resolver: Resolver, reporter: Reporter, day: date, domains: Sequence[str]
+    counts: SessionCounts,
+    resolver: Resolver,
+    reporter: Reporter,
+    day: date,
+    domains: Sequence[str],
+    *,
+    no_reports_to: Sequence[str] = (),
 ) -> Sequence[Preview]:
     """Return the reports on those of the domains that had sessions on that day. Raises StoreError."""
     found: list[Preview] = []
     for start in range(0, len(domains), _LOOKUPS_AT_ONCE):
-        some = domains[start : start + _LOOKUPS_AT_ONCE]
+        some = [one for one in domains[start : start + _LOOKUPS_AT_ONCE] if not is_left_out(one, no_reports_to)]
         reports = [await _report(counts, reporter, day, domain) for domain in some]
         found += await asyncio.gather(*(_preview(report, resolver) for report in reports if report.policies))
     return found

@@ -67,12 +67,13 @@ class ReportResult(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """What the settings say of reporting: in whose name, and how."""
+    """What the settings say of reporting: in whose name, how, and to which domains (`*.x`: all below x) not."""
 
     reporter: Reporter
     signer: Signer
     resolver: Resolver
     poster: ReportPoster
+    no_reports_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +153,8 @@ class ReportSender:
             return
         day, after = midnight.date() - timedelta(days=1), ""
         while domains := await self._counts.domains(day, after, _DOMAINS_AT_ONCE):
-            unplanned = [domain for domain in domains if not await self._store.is_planned(day, domain)]
+            wanted = [domain for domain in domains if not is_left_out(domain, means.no_reports_to)]
+            unplanned = [domain for domain in wanted if not await self._store.is_planned(day, domain)]
             for start in range(0, len(unplanned), _LOOKUPS_AT_ONCE):
                 some = unplanned[start : start + _LOOKUPS_AT_ONCE]
                 answers = await asyncio.gather(*(means.resolver.txt(record_name(domain)) for domain in some))
@@ -255,6 +257,11 @@ class ReportSender:
         mail = build_mail(report, endpoint, delivery.number, self._clock.now())
         signed = await asyncio.to_thread(signer.sign, mail, SIGNED_FIELDS)
         await self._queue.enqueue(_message(report, delivery, endpoint, signed))
+
+
+def is_left_out(domain: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns (`*.x`: all below x) fits. What reports tell of us is ours to keep (RFC 8460 §8)."""
+    return any(domain.endswith(one[1:]) if one.startswith("*.") else domain == one for one in patterns)
 
 
 def record_name(domain: str) -> str:

@@ -37,8 +37,11 @@ def preview(
     if settings.tlsrpt.mode == "off":
         bad_news('tlsrpt.mode is "off": nothing is counted, and nothing will be sent')
     from relay.app.report_preview import MAX_DOMAINS
+    from relay.app.reporting import is_left_out
     from relay.store.protocols import StoreError
 
+    if name and is_left_out(name, settings.tlsrpt.no_reports_to):
+        bad_news(f"tlsrpt.no_reports_to names {name}: no report on it will be sent")
     try:
         found = asyncio.run(_previews(settings, when, name))
     except StoreError as error:
@@ -111,7 +114,8 @@ async def _previews(settings: "Settings", day: date, domain: str | None) -> Sequ
 
     async with counts_in(queue_files(settings.relay.state_dir).values()) as counts, looking_outward(settings) as out:
         domains = [domain] if domain else await counts.domains(day, "", MAX_DOMAINS)
-        return await previews(counts, out.resolver, plain.reporter(settings), day, domains)
+        left_out = settings.tlsrpt.no_reports_to
+        return await previews(counts, out.resolver, plain.reporter(settings), day, domains, no_reports_to=left_out)
 
 
 def _facts(one: "Preview") -> dict[str, object]:

@@ -222,7 +222,7 @@ class TlsTable(Table):
 
 
 class TlsRptTable(Table):
-    """Where `mode` is "on" all the others are set (`checks`)."""
+    """Where `mode` is "on" all up to the key file are set (`checks`)."""
 
     mode: Literal["on", "off"] = "off"
     organization_name: Annotated[str, Strict()] = ""
@@ -230,6 +230,7 @@ class TlsRptTable(Table):
     dkim_domain: OptionalDomain = ""
     dkim_selector: OptionalSelector = ""
     dkim_key_file: OptionalPath = None
+    no_reports_to: tuple[DomainPattern, ...] = ()
 
 
 class RequireTlsTable(Table):

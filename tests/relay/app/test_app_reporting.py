@@ -387,6 +387,28 @@ async def test_without_means_nothing_is_planned_until_there_are_some(world: Worl
     assert await world.mails() == ["t@y.test"]
 
 
+@pytest.mark.rfc("8460-8-a")
+@pytest.mark.parametrize(
+    ("patterns", "domain", "told"),
+    [
+        (("x.test",), "x.test", False),
+        (("*.test",), "x.test", False),
+        (("*.x.test",), "x.test", True),
+        (("x.test",), "a.x.test", True),
+        (("x.test",), "yx.test", True),
+    ],
+)
+async def test_domains_that_the_operator_leaves_out_get_no_report(
+    world: World, patterns: tuple[str, ...], domain: str, told: bool
+) -> None:
+    world.publish(domain, "mailto:t@y.test")
+    await world.count(domain)
+    world.sender.use(replace(world.means, no_reports_to=patterns))
+    world.clock.set(MIDNIGHT + HOUR)
+    await look_once(world)
+    assert await world.mails() == (["t@y.test"] if told else [])
+
+
 @pytest.mark.rfc("8460-4.2-h")
 async def test_of_two_senders_one_sends(world: World) -> None:
     other = World(world.path)
