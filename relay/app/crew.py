@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from relay import events
+from relay import events, process_events
 from relay.admin.endpoints import endpoints
 from relay.admin.merging import MergedMetrics
 from relay.admin.server import AdminServer
@@ -165,7 +165,7 @@ class Crew:
             async with asyncio.timeout(self.settings.relay.stop_timeout.total_seconds()):
                 await process.ended()
         except TimeoutError:
-            events.worker_stop_overdue(hand.number, process.pid)
+            process_events.worker_stop_overdue(hand.number, process.pid)
             process.kill()
             await asyncio.wait([asyncio.create_task(process.ended())], timeout=_LAST_SECONDS)
 
@@ -202,7 +202,7 @@ class Crew:
         while hand.process is None:
             wait = hand.restarts.died(lived_seconds)
             self.metrics.worker_deaths.inc()
-            events.worker_died(hand.number, pid, end, hand.restarts.in_a_row, wait)
+            process_events.worker_died(hand.number, pid, end, hand.restarts.in_a_row, wait)
             hand.waits = wait > 0
             if all(other.waits for other in self._workers):
                 raise AllWorkersDiedError("no worker is left")
@@ -221,7 +221,7 @@ class Crew:
         self._hands.remove(hand)
         self._allotment.left(hand.number)
         self._tell_bounds()
-        events.queue_file_drained(str(queue_file(self.settings.relay.state_dir, hand.number)))
+        process_events.queue_file_drained(str(queue_file(self.settings.relay.state_dir, hand.number)))
         await self._look_at_files()
 
     async def _watch(self) -> None:
@@ -248,7 +248,7 @@ class Crew:
         own = {hand.number for hand in self._hands}
         try:
             for number in await leftovers.mail_waits(self.settings, own):
-                events.queue_file_waits(str(queue_file(self.settings.relay.state_dir, number)))
+                process_events.queue_file_waits(str(queue_file(self.settings.relay.state_dir, number)))
         except StoreError as error:
             events.queue_failed("look after files", error)
 
@@ -328,7 +328,7 @@ def _limits(settings: Settings) -> Limits:
 def _tick(number: int, process: WorkerProcess) -> None:
     process.silent += 1
     if process.silent >= (_SILENT_TICKS if process.heard else _SILENT_TICKS_AT_START) and not process.killed:
-        events.worker_stalled(number, process.pid, process.silent * _TICK_SECONDS)
+        process_events.worker_stalled(number, process.pid, process.silent * _TICK_SECONDS)
         process.kill()
 
 
@@ -349,7 +349,7 @@ def room_to_drain(settings: Settings, numbers: Sequence[int]) -> tuple[int, ...]
     """Return which files can be emptied beside the workers; each takes a connection to wherever its mail goes."""
     spare = _limits(settings).most_processes - settings.relay.workers
     for number in numbers[spare:]:
-        events.queue_file_waits(str(queue_file(settings.relay.state_dir, number)))
+        process_events.queue_file_waits(str(queue_file(settings.relay.state_dir, number)))
     return tuple(numbers[:spare])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from relay import events
+from relay import events, process_events
 from relay.app.clock import SystemClock
 from relay.app.operating import new_incarnation
 from relay.app.session_counts import to_be_reported
@@ -38,7 +38,7 @@ async def _mail_waits_in(file: Path, settings: Settings) -> bool:
         await store.close()
     if empty:
         remove_queue_file(file)
-        events.queue_file_removed(str(file))
+        process_events.queue_file_removed(str(file))
     return waits
 
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from policy.refresh import PolicyRefresher
-from relay import events
+from relay import events, process_events
 from relay.admin.endpoints import always, endpoints
 from relay.admin.server import AdminServer
 from relay.app import plain
@@ -283,7 +283,7 @@ class Relay:
         try:
             async for domain, reason in bad_ndr_routes(self.settings, self._outbound.router, self._clock.now()):
                 bad += 1
-                events.ndr_route_bad(domain, reason)
+                process_events.ndr_route_bad(domain, reason)
         except StoreError as error:
             events.queue_failed("ndr route check", error)
         self.metrics.ndr_route_warnings.set(bad)

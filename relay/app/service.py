@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from relay import events
+from relay import process_events
 from relay.app.crew import Crew, WorkerStartError, presiding, room_to_drain
 from relay.app.leftovers import mail_waits
 from relay.app.log_lines import SharedLog
@@ -32,7 +32,7 @@ async def serve(config: Path, settings: Settings, *, logs: LogOutput, log: Share
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, _put, signals, number)
     if settings.relay.hostname == Settings().relay.hostname:
-        events.hostname_is_example(settings.relay.hostname)
+        process_events.hostname_is_example(settings.relay.hostname)
     _warn(settings)
     try:
         async with _serving(settings, log) as relay:
@@ -40,15 +40,15 @@ async def serve(config: Path, settings: Settings, *, logs: LogOutput, log: Share
             manager.say("READY=1")
             reason = await _attend(relay, config, signals, logs, manager)
             manager.say("STOPPING=1")
-            events.relay_stopping(reason)
+            process_events.relay_stopping(reason)
             began = time.monotonic()
     except (*CANNOT_START, WorkerStartError) as error:
-        events.start_failed(str(error))
+        process_events.start_failed(str(error))
         return False
     except ExceptionGroup as group:
-        events.relay_died(group)
+        process_events.relay_died(group)
         return False
-    events.relay_stopped(time.monotonic() - began)
+    process_events.relay_stopped(time.monotonic() - began)
     return True
 
 
@@ -75,7 +75,7 @@ def _put(signals: "asyncio.Queue[signal.Signals]", number: signal.Signals) -> No
 def _say_started(relay: Serving, config: Path) -> None:
     listeners = [str(HostPort(host, port)) for host, port in relay.listeners]
     http, workers = str(HostPort(*relay.http)), relay.settings.relay.workers
-    events.relay_started(version(), str(config), listeners, http, event_loop=event_loop(), workers=workers)
+    process_events.relay_started(version(), str(config), listeners, http, event_loop=event_loop(), workers=workers)
 
 
 async def _attend(
@@ -106,14 +106,14 @@ async def reload(relay: Serving, config: Path, logs: LogOutput) -> None:
         need_restart = await relay.reload(settings)
     except (ConfigError, ValueError) as error:
         problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
-        events.config_rejected(str(config), problems)
+        process_events.config_rejected(str(config), problems)
         return
     if need_restart is not None:
         logs.configure(settings.log.format, settings.log.level)
-        events.config_reloaded(str(config), need_restart)
+        process_events.config_reloaded(str(config), need_restart)
         _warn(settings)
 
 
 def _warn(settings: Settings) -> None:
     for laxity in laxities(settings):
-        events.config_lax(key_name(laxity.path), laxity.text)
+        process_events.config_lax(key_name(laxity.path), laxity.text)

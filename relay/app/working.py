@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from relay import events
+from relay import process_events
 from relay.admin.merging import snapshot
 from relay.app.dying import die_with_parent
 from relay.app.line import Line
@@ -72,13 +72,13 @@ class Worker:
         part = Part(number=self._number, sockets=sockets, slots=slots)
         async with running(settings, part) as relay:
             self._relay = relay
-            events.worker_started([str(HostPort(host, port)) for host, port in relay.listeners])
+            process_events.worker_started([str(HostPort(host, port)) for host, port in relay.listeners])
             self._line.tell("ready")
             tasks = [group.create_task(self._report(relay))]
             if part.drains:
                 tasks.append(group.create_task(self._look_whether_drained(relay)))
             await self._stop.wait()
-            events.relay_stopping(self._why)
+            process_events.relay_stopping(self._why)
             for task in tasks:
                 task.cancel()
         self._line.tell("metrics", snapshot(relay.registry))
@@ -172,8 +172,8 @@ async def work(number: int, line_end: socket.socket, sockets: tuple[socket.socke
     except ExceptionGroup as group:
         # What happens to a relay that has started comes in a group of its own.
         if reasons := [str(error) for error in group.exceptions if isinstance(error, CANNOT_START)]:
-            events.start_failed("; ".join(reasons))
+            process_events.start_failed("; ".join(reasons))
         else:
-            events.relay_died(group)
+            process_events.relay_died(group)
         return False
     return True
