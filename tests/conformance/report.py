@@ -1,7 +1,7 @@
 """Write docs/conformance.md from the `@pytest.mark.rfc(...)` marks in the tests.
 
 `python tests/conformance/report.py` writes the page; test_conformance.py fails when it is out of date.
-rows.tsv holds the clauses, notes.toml what is knowingly different, and what waits for a later version.
+rows.tsv holds the clauses, notes.toml what is knowingly different.
 """
 
 import ast
@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """Why a row is not simply met: `deviates`, `setting`, `later` or `not applicable`."""
+    """Why a row is not simply met: `deviates`, `setting` or `not applicable`."""
 
     verdict: str
     reason: str
@@ -51,18 +51,14 @@ def read_rows() -> list[Row]:
         return [Row(**record) for record in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
 
 
-def read_notes(rows: list[Row]) -> dict[str, Note]:
-    """Return the note of each row that has one; a note of a whole reference holds where the row has none."""
+def read_notes() -> dict[str, Note]:
+    """Return the note of each row that has one."""
     data = tomllib.loads((HERE / "notes.toml").read_text(encoding="utf-8"))
-    notes = {
-        row.id: Note(verdict="later", reason=data["later"][row.reference])
-        for row in rows
-        if row.reference in data["later"]
+    return {
+        id_: Note(verdict=verdict.replace("-", " "), reason=reason)
+        for verdict in ("deviates", "setting", "not-applicable")
+        for id_, reason in data[verdict].items()
     }
-    for verdict in ("deviates", "setting", "later-row", "not-applicable"):
-        for id_, reason in data.get(verdict, {}).items():
-            notes[id_] = Note(verdict=verdict.removesuffix("-row").replace("-", " "), reason=reason)
-    return notes
 
 
 def marks() -> dict[str, list[str]]:
@@ -89,22 +85,21 @@ def _marks_below(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 def render() -> str:
     rows = read_rows()
-    notes, shown = read_notes(rows), marks()
+    notes, shown = read_notes(), marks()
     lines = [
         "# Conformance",
         "",
         "Written by `make conformance` from the marks in the tests; do not edit. Each row is one clause of an RFC",
         "as it binds a sending relay. **met**: the tests named show it. **deviates**, **setting**: on purpose.",
-        "**later**: belongs to a part that this version does not have. **not applicable**: binds somebody else.",
-        "**no test yet**: neither; treat it as not shown.",
+        "**not applicable**: binds somebody else. A clause with neither test nor reason fails the tests.",
         "",
-        "| reference | met | setting | deviates | later | not applicable | no test yet | rows |",
-        "|---|---|---|---|---|---|---|---|",
+        "| reference | met | setting | deviates | not applicable | rows |",
+        "|---|---|---|---|---|---|",
     ]
-    verdicts = ("met", "setting", "deviates", "later", "not applicable", "no test yet")
+    verdicts = ("met", "setting", "deviates", "not applicable")
     for reference, title in TITLES.items():
         own = [row for row in rows if row.reference == reference]
-        counts = [sum(_verdict(row, notes, shown) == verdict for row in own) for verdict in verdicts]
+        counts = [sum(_verdict(row, notes) == verdict for row in own) for verdict in verdicts]
         lines.append(f"| {title} | {' | '.join(map(str, counts))} | {len(own)} |")
     section = reference = ""
     for row in rows:
@@ -118,18 +113,13 @@ def render() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _verdict(row: Row, notes: dict[str, Note], shown: dict[str, list[str]]) -> str:
-    if row.id in notes and notes[row.id].verdict != "later":
-        return notes[row.id].verdict
-    if row.id in shown:
-        return "met"
-    return notes[row.id].verdict if row.id in notes else "no test yet"
+def _verdict(row: Row, notes: dict[str, Note]) -> str:
+    return notes[row.id].verdict if row.id in notes else "met"
 
 
 def _cell(row: Row, notes: dict[str, Note], shown: dict[str, list[str]]) -> str:
-    verdict = _verdict(row, notes, shown)
-    parts = [f"**{verdict}**"]
-    if row.id in notes and verdict == notes[row.id].verdict:
+    parts = [f"**{_verdict(row, notes)}**"]
+    if row.id in notes:
         parts.append(notes[row.id].reason)
     parts += [f"`{test.removeprefix('tests/')}`" for test in shown.get(row.id, [])[:3]]
     return "<br>".join(parts)

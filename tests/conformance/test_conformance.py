@@ -17,7 +17,7 @@ def test_every_mark_names_a_row() -> None:
 
 def test_every_note_names_a_row() -> None:
     rows = report.read_rows()
-    assert sorted(set(report.read_notes(rows)) - {row.id for row in rows}) == []
+    assert sorted(set(report.read_notes()) - {row.id for row in rows}) == []
 
 
 def test_the_page_is_current() -> None:
@@ -28,7 +28,7 @@ def test_the_page_is_current() -> None:
 def test_no_row_is_open(reference: str) -> None:
     """Each clause is met, or it is written down why it is not."""
     rows = report.read_rows()
-    answered = set(report.marks()) | set(report.read_notes(rows))
+    answered = set(report.marks()) | set(report.read_notes())
     assert [row.id for row in rows if row.reference == reference and row.id not in answered] == []
 
 
