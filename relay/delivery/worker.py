@@ -222,7 +222,8 @@ class DeliveryWorker:
                 plan.host_replied(result, session.facts)
                 if run.sessions is not None:
                     run.sessions.note(plan.host, run.findings, session.facts.countable)
-                if any(reply.positive for reply in result.replies.values()):
+                # A report goes where mail may not: that it arrives says nothing of mail.
+                if any(reply.positive for reply in result.replies.values()) and not target.requirement.for_reports:
                     self._slots.succeeded(destination, target.mx_host)
                 if self._draining and plan.offer:
                     run.broken_off = True
