@@ -58,6 +58,22 @@ _FAILURES: Mapping[FailureKind, str] = {
     FailureKind.POLICY_REQUIRED: (
         "`dig TXT _mta-sts.{domain}`: a route of yours demands a policy (MTA-STS), and there is none in force."
     ),
+    FailureKind.REQUIRETLS_MISSING: (
+        f"`{_OPENSSL} -crlf`, then `EHLO me`: REQUIRETLS is not among the lines. Few hosts know it; mostly the sender "
+        "sends again without."
+    ),
+    FailureKind.REQUIRETLS_TLS: f"`{_OPENSSL}` from outside your network: the message demands TLS (REQUIRETLS).",
+    FailureKind.REQUIRETLS_CERTIFICATE: (
+        f"`{_OPENSSL}` shows the certificate: the message demands one that verifies (REQUIRETLS)."
+    ),
+    FailureKind.MX_NOT_VALIDATED: (
+        "`dig +dnssec MX {domain}`, `dig TXT _mta-sts.{domain}`: REQUIRETLS needs a signed MX record, or a policy in "
+        "mode enforce. Theirs to publish; meanwhile the sender sends again without."
+    ),
+    FailureKind.MX_VALIDATION_UNKNOWN: (
+        "`dig TXT _mta-sts.{domain}`: REQUIRETLS needs a policy in mode enforce, and whether there is one cannot be "
+        "found out now. The mail waits and is tried again."
+    ),
     FailureKind.LOGIN: "See `user` and `password` of the `[[route]]`: the host did not take them, or offers no AUTH.",
     FailureKind.POLICY_UNKNOWN: (
         "`dig TXT _mta-sts.{domain}` at the resolver of `[dns] nameservers` and at another one. Until there is an "

@@ -91,12 +91,16 @@ class Look:
         return route_advice(self.failure, domain=self.destination) if self.failure is not None else ""
 
 
-async def look(outbound: Outbound, watch: Stopwatch, destination: str, now: datetime, *, connect: bool) -> Look:
+async def look(
+    outbound: Outbound, watch: Stopwatch, destination: str, now: datetime, *, connect: bool, require_tls: bool = False
+) -> Look:
     """Find the route to a destination in canonical form, and with `connect` try its hosts.
 
-    `watch` is what `outbound` was built with.
+    `watch` is what `outbound` was built with. `require_tls`: for a message that demands REQUIRETLS (RFC 8689).
     """
-    message = Message(queue_id="", accepted_at=now, envelope=Envelope(reverse_path=""), size=0)
+    # It has a sender, since one without may go where REQUIRETLS is not kept (RFC 8689 §5).
+    envelope = Envelope(reverse_path="somebody@localhost")
+    message = Message(queue_id="", accepted_at=now, envelope=envelope, size=0, require_tls=require_tls)
     route = await outbound.router.route(message, destination)
     found = await _look_along(outbound, watch, destination, route, connect)
     told = [step for way in (route, *route.others) for step in _policy_steps(way.findings, watch.look_ups)]

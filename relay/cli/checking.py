@@ -23,6 +23,9 @@ def check(
     connect: Annotated[
         bool, typer.Option("--connect", help="Connect to the hosts, as far as the certificate.")
     ] = False,
+    requiretls: Annotated[
+        bool, typer.Option("--requiretls", help="For a message that demands REQUIRETLS (RFC 8689).")
+    ] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     json: JsonOption = False,
 ) -> None:
@@ -35,7 +38,7 @@ def check(
     from relay.store.protocols import StoreError
 
     try:
-        found = asyncio.run(_look(settings, domain, connect))
+        found = asyncio.run(_look(settings, domain, connect=connect, require_tls=requiretls))
     except StoreError as error:
         bad_news(str(error))
     if json:
@@ -49,7 +52,7 @@ def check(
         raise typer.Exit(1)
 
 
-async def _look(settings: "Settings", domain: str, connect: bool) -> "Look":
+async def _look(settings: "Settings", domain: str, *, connect: bool, require_tls: bool) -> "Look":
     import time
 
     from relay.app.clock import SystemClock
@@ -58,7 +61,8 @@ async def _look(settings: "Settings", domain: str, connect: bool) -> "Look":
 
     watch = Stopwatch(time.monotonic)
     async with looking_outward(settings, watch) as outbound:
-        return await look(outbound, watch, domain, SystemClock().now(), connect=connect)
+        now = SystemClock().now()
+        return await look(outbound, watch, domain, now, connect=connect, require_tls=require_tls)
 
 
 def _destination(text: str) -> str:
@@ -109,12 +113,15 @@ def _policy_facts(findings: "Findings | None") -> dict[str, object] | None:
 
 
 def _host_facts(one: "HostLook") -> dict[str, object]:
+    from policy.requirement import Requirement
+
     host, failure = one.host, one.host.failure
     return {
         "mx_host": host.name,
         "port": host.port,
         "addresses": host.where if isinstance(host.where, tuple) else (),
         "level": host.level,
+        "requiretls": isinstance(host.verdict, Requirement) and host.verdict.requiretls,
         "mx_match": host.mx_match,
         "dane": host.dane,
         "tlsa": _tlsa_words(host),
@@ -219,6 +226,8 @@ def _demands(host: "Host") -> str:
     if route is not None:
         named = f" for {route.tls_name}" if route.tls_name else ""
         demands.append(f"{_DEMANDS[route.level.value]}{named} (route)")
+    if isinstance(host.verdict, Requirement) and host.verdict.requiretls:
+        demands.append("REQUIRETLS")
     if host.level.value != "opportunistic" or not demands:
         demands.append(_DEMANDS[host.level.value])
     return ", ".join(demands)

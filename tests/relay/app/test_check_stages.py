@@ -22,7 +22,7 @@ from relay.delivery.seam import Target
 from relay.lab.ca import CertificateKind, tlsa_record
 from relay.lab.dns import DnsFault
 from relay.lab.internet import Lab
-from relay.lab.mx_behaviour import DROP, HANG, Handshake, MxBehaviour
+from relay.lab.mx_behaviour import DROP, HANG, WITH_REQUIRETLS, Handshake, MxBehaviour
 from relay.lab.mx_behaviour import Phase as Say
 from relay.lab.policy_host import PolicySite
 from relay.lab.relay_process import lab_config
@@ -44,11 +44,13 @@ async def lab() -> AsyncIterator[Lab]:
         yield lab
 
 
-async def check(lab: Lab, directory: Path, domain: str = "shop.test", extra: str = QUICK) -> Look:
+async def check(
+    lab: Lab, directory: Path, domain: str = "shop.test", extra: str = QUICK, *, require_tls: bool = False
+) -> Look:
     settings = parse(lab_config(lab, extra=extra), base=directory)
     watch = Stopwatch(time.monotonic)
     async with looking_outward(settings, watch) as outbound:
-        return await look(outbound, watch, domain, SystemClock().now(), connect=True)
+        return await look(outbound, watch, domain, SystemClock().now(), connect=True, require_tls=require_tls)
 
 
 def steps(found: Look) -> list[Step]:
@@ -231,6 +233,37 @@ async def test_a_policy_that_is_cached_is_not_fetched(lab: Lab, tmp_path: Path) 
     (policy,) = [step for step in found.look_ups if step.stage is LookUp.POLICY]
     assert policy.result.startswith("cached, mode enforce, until ")
     assert policy.seconds is None
+
+
+# REQUIRETLS.
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "policy", "failed", "said"),
+    [
+        (MxBehaviour(keywords_in_tls=WITH_REQUIRETLS), PolicySite(mx=(HOST,)), None, ""),
+        (MxBehaviour(), PolicySite(mx=(HOST,)), Phase.EHLO, "Few hosts know it"),
+        (
+            MxBehaviour(keywords_in_tls=WITH_REQUIRETLS, certificate=CertificateKind.EXPIRED),
+            PolicySite(mode="testing", mx=(HOST,)),
+            None,
+            "a policy in mode enforce",
+        ),
+        (MxBehaviour(keywords_in_tls=WITH_REQUIRETLS), None, None, "needs a signed MX record"),
+    ],
+    ids=["kept", "not offered", "policy in testing", "no policy"],
+)
+async def test_a_message_that_demands_requiretls_is_asked_for(
+    lab: Lab, tmp_path: Path, behaviour: MxBehaviour, policy: PolicySite | None, failed: Phase | None, said: str
+) -> None:
+    """What ordinary mail passes may stop it."""
+    await lab.domain("shop.test", mx=[(HOST, 10, behaviour)], policy=policy)
+    assert (await check(lab, tmp_path)).deliverable
+    found = await check(lab, tmp_path, require_tls=True)
+    assert found.deliverable is (not said)
+    assert [step.stage for step in steps(found) if step.failed] == ([failed] if failed else [])
+    advice = [host.advice("shop.test") for host in found.hosts] + [step.advice for step in steps(found)]
+    assert any(said in one for one in advice)
 
 
 # Routes.
