@@ -1,5 +1,6 @@
 """docs/performance.md: the bench's results in words and a plot, then the parts that other programs have written."""
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -73,12 +74,12 @@ def _shared(results: Results) -> str:
 
 
 def _ratios(results: Results) -> Iterable[str]:
-    yield "| work | messages/s: relay to Postfix | target | CPU per message: relay to Postfix | target |"
-    yield "|---|---|---|---|---|"
-    for target in RATIOS:
-        rate, cpu = target.throughput_reached(results), target.cpu_reached(results)
+    yield "| work | relay | messages/s: relay to Postfix | target | CPU per message: relay to Postfix | target |"
+    yield "|---|---|---|---|---|---|"
+    for target, system in itertools.product(RATIOS, ("relay", "relay-cores")):
+        rate, cpu = target.throughput_reached(results, system), target.cpu_reached(results, system)
         yield (
-            f"| {ROWS[target.row].title} "
+            f"| {ROWS[target.row].title} | {SYSTEMS[system].title} "
             f"| {_times(rate)} | {_verdict(rate, target.throughput)}≥ {target.throughput:g} × "
             f"| {_fraction(cpu)} | {_verdict(cpu, target.cpu)}≤ 1/{target.cpu:g} |"
         )

@@ -10,7 +10,7 @@ from systems import SYSTEMS
 from targets import Spread
 
 _PANELS = (("messages_per_second", "messages/s (more is better)"), ("cpu_ms", "CPU, ms/message (less is better)"))
-_COLOURS = {"relay": "#1b7f5c", "postfix": "#b0562a", "postfix-no-reuse": "#d9a98c"}
+_COLOURS = {"relay": "#1b7f5c", "relay-cores": "#7fc4a8", "postfix": "#b0562a", "postfix-no-reuse": "#d9a98c"}
 _LABELS = {
     "one-domain": "1 domain",
     "many-domains": "200 domains",
@@ -28,9 +28,9 @@ def draw(results: Results, path: Path) -> None:
             rows = [row for row in _LABELS if system in ROWS[row].systems and results.turns(row, system)]
             spreads = [Spread.of([turn[name] for turn in results.turns(row, system)]) for row in rows]
             axes.bar(
-                [list(_LABELS).index(row) + 0.27 * (place - 1) for row in rows],
+                [list(_LABELS).index(row) + 0.21 * (place - 1.5) for row in rows],
                 [spread.middle for spread in spreads],
-                width=0.26,
+                width=0.2,
                 yerr=[[one.middle - one.low for one in spreads], [one.high - one.middle for one in spreads]],
                 color=_COLOURS[system],
                 label=SYSTEMS[system].title,

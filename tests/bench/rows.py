@@ -10,6 +10,8 @@ from memory_rows import backlog, idle_sessions, large
 from throughput import MANY_DOMAINS, ONE_DOMAIN, Workload, throughput
 
 BOTH = ("relay", "postfix")
+ALL = (*BOTH, "relay-cores")
+"""Postfix between the two, so that the turns which are compared follow each other."""
 BACKLOG = 100_000
 
 ROWS = {
@@ -18,25 +20,25 @@ ROWS = {
         Row(
             name="one-domain",
             title="1 domain, 4,000 messages",
-            systems=(*BOTH, "postfix-no-reuse"),
+            systems=(*ALL, "postfix-no-reuse"),
             measure=partial(throughput, Workload(domains=[ONE_DOMAIN], messages=4000, warm=True)),
         ),
         Row(
             name="many-domains",
             title="200 domains, 20 messages each, nothing known of them before",
-            systems=BOTH,
+            systems=ALL,
             measure=partial(throughput, Workload(domains=MANY_DOMAINS, messages=20, warm=False)),
         ),
         Row(
             name="one-domain-delayed",
             title="1 domain, 2,000 messages, each reply of the MX host 50 ms late, 20 connections",
-            systems=BOTH,
+            systems=ALL,
             measure=partial(throughput, Workload(domains=[ONE_DOMAIN], messages=2000, delay=0.05, warm=True)),
         ),
         Row(
             name="many-domains-delayed",
             title="200 domains, 5 messages each, nothing known of them before, replies 50 ms late",
-            systems=BOTH,
+            systems=ALL,
             measure=partial(throughput, Workload(domains=MANY_DOMAINS, messages=5, delay=0.05, warm=False)),
         ),
         Row(name="latency", title="lightly loaded, 1 domain, 50 messages a second", systems=BOTH, measure=latency),

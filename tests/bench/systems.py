@@ -200,6 +200,11 @@ SYSTEMS = {
     system.name: system
     for system in (
         System(name="relay", title="mta-sts-relay", run=relay),
+        System(
+            name="relay-cores",
+            title=f"mta-sts-relay, workers = {os.cpu_count()}",
+            run=lambda stage, directory: relay(stage, directory, {"relay": {"workers": str(os.cpu_count())}}),
+        ),
         System(name="postfix", title="Postfix, TLS connections reused", run=postfix),
         System(
             name="postfix-no-reuse",

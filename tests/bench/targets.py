@@ -28,13 +28,14 @@ class AgainstPostfix:
     throughput: float
     cpu: float
 
-    def throughput_reached(self, results: Results) -> Spread | None:
+    def throughput_reached(self, results: Results, system: str = "relay") -> Spread | None:
         name = "messages_per_second"
-        ratios = [relay[name] / postfix[name] for relay, postfix in results.pairs(self.row, "relay", "postfix")]
+        ratios = [relay[name] / postfix[name] for relay, postfix in results.pairs(self.row, system, "postfix")]
         return Spread.of(ratios) if ratios else None
 
-    def cpu_reached(self, results: Results) -> Spread | None:
-        ratios = [postfix["cpu_ms"] / relay["cpu_ms"] for relay, postfix in results.pairs(self.row, "relay", "postfix")]
+    def cpu_reached(self, results: Results, system: str = "relay") -> Spread | None:
+        name = "cpu_ms"
+        ratios = [postfix[name] / relay[name] for relay, postfix in results.pairs(self.row, system, "postfix")]
         return Spread.of(ratios) if ratios else None
 
 

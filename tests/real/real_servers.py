@@ -25,6 +25,8 @@ import pytest
 
 PATHS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
 START_LIMIT = 20.0
+SITE_LIMIT = 0.02
+"""Seconds more for each policy host."""
 
 
 def program(name: str) -> str:
@@ -271,7 +273,8 @@ http {{
 }}
 """)
     with running([program("nginx"), "-c", str(root / "nginx.conf"), "-p", str(root)], root / "nginx.out"):
-        wait_until(lambda: answers("127.0.0.1", port), "nginx")
+        # It reads all certificates before it answers.
+        wait_until(lambda: answers("127.0.0.1", port), "nginx", START_LIMIT + len(sites) * SITE_LIMIT)
         yield port
 
 
