@@ -8,13 +8,15 @@ from pathlib import Path
 from bench_backlog import fill
 from figures import Figures
 from growth_point import Work, measure, send_in_turn, show_refusal, warm_up
-from load import offer
+from load import SESSIONS, offer
 from processes import memory_bytes
 from stage import DOWN_DOMAIN, Stage
 from systems import relay
 from throughput import ONE_DOMAIN, SIZE, WARM_DOMAIN
 
 _WARM_UP = 200
+_SESSIONS_OF_A_WORKER = 5
+"""As many for each, because those of one worker share its commits; few, so that two leave room on two cores."""
 DOMAINS = tuple(f"n{number}.test" for number in range(10_000))
 
 
@@ -74,9 +76,9 @@ def _queue(length: int, share: Share, stage: Stage, directory: Path) -> Figures:
         }
 
 
-def _messages(count: int, size: int, recipients: int = 1) -> Work:
+def _messages(count: int, size: int, recipients: int = 1, sessions: int = SESSIONS) -> Work:
     return Work(
-        offer=lambda port: offer(port, ONE_DOMAIN, count, size, recipients=recipients),
+        offer=lambda port: offer(port, ONE_DOMAIN, count, size, recipients=recipients, sessions=sessions),
         messages=count,
         deliveries=count * recipients,
         smallest=size,
@@ -116,7 +118,8 @@ def _domains(count: int, share: Share, stage: Stage, directory: Path) -> Figures
 
 
 def _workers(count: int, share: Share, stage: Stage, directory: Path) -> Figures:
-    return _warm(_messages(share.of(6000), SIZE), stage, directory, count)
+    work = _messages(share.of(6000), SIZE, sessions=_SESSIONS_OF_A_WORKER * count)
+    return _warm(work, stage, directory, count)
 
 
 def _up_to(values: Sequence[int], most: Callable[[Share], int], share: Share) -> Sequence[int]:
@@ -216,8 +219,9 @@ CURVES = (
         name="workers",
         title="Workers",
         unit="worker",
-        work="Messages of 10 kB for one domain. Each worker is a process with a queue file, connections and caches of "
-        "its own; more than one have a parent. Generator, name server and MX host share the cores with them.",
+        work="Messages of 10 kB for one domain, over five client sessions for each worker, which share its commits. "
+        "Each worker is a process with a queue file, connections and caches of its own; more than one have a parent. "
+        "Generator, name server and MX host share the cores with them.",
         xs=partial(_all, (1, 2)),
         measure=_workers,
         causes={
