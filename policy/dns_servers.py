@@ -8,7 +8,6 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import dns.edns
 import dns.entropy
@@ -16,6 +15,7 @@ import dns.rcode
 
 from policy.dns_wire import ContradictionError, MalformedError, Question, Response, read_response
 from policy.nameservers import NameServer
+from policy.sockets import SocketAddress, connected
 
 _MAX_MESSAGE = 65535
 _FIRST_PAUSE_SECONDS = 0.1
@@ -46,7 +46,7 @@ class NoAnswerError(Exception):
 @dataclass(frozen=True, slots=True)
 class _Server:
     family: socket.AddressFamily
-    address: tuple[Any, ...]
+    address: SocketAddress
 
     def __str__(self) -> str:
         return f"{self.address[0]}@{self.address[1]}"
@@ -150,7 +150,7 @@ async def _ask_by_datagram(server: _Server, question: Question, limit: float) ->
 async def _ask_by_stream(server: _Server, question: Question, limit: float) -> Response:
     """Raises OSError, TimeoutError with it, EOFError, MalformedError and ContradictionError."""
     async with asyncio.timeout_at(limit):
-        reader, writer = await _connected(server)
+        reader, writer = await asyncio.open_connection(sock=await connected(server.family, server.address))
         try:
             message_id = dns.entropy.random_16()
             message = question.message(message_id)
@@ -159,14 +159,3 @@ async def _ask_by_stream(server: _Server, question: Question, limit: float) -> R
             return read_response(await reader.readexactly(length), question, message_id)
         finally:
             writer.close()
-
-
-async def _connected(server: _Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    sock = socket.socket(server.family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, server.address)
-    except BaseException:
-        sock.close()
-        raise
-    return await asyncio.open_connection(sock=sock)

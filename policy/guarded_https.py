@@ -16,6 +16,7 @@ import httpx
 from policy.address_guard import is_public
 from policy.answers import Absent, Found, Resolver, Unknown
 from policy.names import IPAddress
+from policy.sockets import connected
 
 _HTTPS_PORT = 443
 _MAX_ADDRESSES = 8
@@ -97,7 +98,9 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         failures: list[str] = []
         for address in await self._addresses(host):
             try:
-                return await _connected(address, port)
+                family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    return await connected(family, (str(address), port))
             except TimeoutError:
                 failures.append(f"{address}: no answer within {_CONNECT_SECONDS:g} s")
             except OSError as error:
@@ -118,19 +121,6 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 raise UnreachableError(f"could not be resolved ({answer.reason.value}: {answer.detail})")
             case _:
                 assert_never(answer)
-
-
-async def _connected(address: IPAddress, port: int) -> socket.socket:
-    """Raises OSError, TimeoutError with it."""
-    sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 class _Stream(httpcore.AsyncNetworkStream):

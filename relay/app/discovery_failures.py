@@ -6,7 +6,6 @@ A process that dies takes with it what it has gathered for a second.
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -54,8 +53,10 @@ class DiscoveryFailures:
                 await self._clock.sleep(_GATHER_SECONDS)
                 await self._try_to_write()
         except asyncio.CancelledError:
-            with suppress(StoreError):
+            try:
                 await self.write()
+            except StoreError as error:
+                report_events.reporting_failed("failed policy fetches", error)
             raise
 
     async def _try_to_write(self) -> None:

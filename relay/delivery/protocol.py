@@ -18,6 +18,7 @@ from aiosmtplib import SMTP
 from aiosmtplib.protocol import SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
+from policy.sockets import connected
 from policy.tls_facts import TlsFailure
 from relay.delivery.deadline import Deadline
 from relay.delivery.replies import ReplyError, ReplyParser, clean
@@ -316,7 +317,8 @@ class SmtpClient(SMTP):
         protocol = ReplyProtocol(self._on_connection_lost)
         async with asyncio.timeout(timeout):
             if self.tls_from_start is not None:
-                sock = await self._connected_socket(self.hostname, self.port)
+                family = socket.AF_INET6 if ":" in self.hostname else socket.AF_INET
+                sock = await connected(family, (self.hostname, self.port), self.source_address)
             else:
                 transport, _ = await loop.create_connection(
                     lambda: protocol, host=self.hostname, port=self.port, local_addr=self.source_address
@@ -326,18 +328,6 @@ class SmtpClient(SMTP):
         self.protocol, self.transport = protocol, transport
         self._on_connected(protocol)
         return as_response(await protocol.reply(self._greeting_limit))
-
-    async def _connected_socket(self, address: str, port: int) -> socket.socket:
-        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            if self.source_address is not None:
-                sock.bind(self.source_address)
-            await asyncio.get_running_loop().sock_connect(sock, (address, port))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
 
     async def _shake_hands(
         self, sock: socket.socket, protocol: ReplyProtocol, context: ssl.SSLContext, server_name: str

@@ -113,8 +113,9 @@ async def test_a_store_that_fails_is_asked_again_and_nothing_is_lost(
 
 @pytest.mark.parametrize("broken", [False, True])
 async def test_what_waits_is_written_when_the_relay_stops(
-    failures: DiscoveryFailures, records: Records, broken: bool
+    failures: DiscoveryFailures, records: Records, broken: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """And if it cannot be, the log says so."""
     running = asyncio.create_task(failures.run())
     failures.note("x.test", NOT_FOUND, None)
     await asyncio.sleep(0)
@@ -123,6 +124,7 @@ async def test_what_waits_is_written_when_the_relay_stops(
     with pytest.raises(asyncio.CancelledError):
         await running
     assert len(records.written) == (0 if broken else 1)
+    assert ("report.failed" in caplog.messages) is broken
 
 
 async def test_a_store_that_is_dead_ends_it(clock: ManualClock) -> None:
