@@ -154,7 +154,7 @@ class Connector:
         except HostError as error:
             kind = error.failure.kind
             failed = None if kind.dane or kind.route else tls_failure(error)
-            noted = mismatch or failed
+            noted, ends = mismatch or failed, error.ends
             if failed is None:
                 error.testing_failure = noted
                 raise
@@ -166,7 +166,7 @@ class Connector:
         try:
             connection = await self._as_required(target, without_policy)
         except HostError as error:
-            error.testing_failure = noted
+            error.testing_failure, error.ends = noted, ends
             raise
         connection.facts = replace(connection.facts, testing_failure=noted)
         return connection
@@ -177,24 +177,27 @@ class Connector:
         What the host needed is done at once for the next hour.
         """
         known = next((each for each, hosts in self._conceded.items() if target in hosts), None)
-        needed, failure = known, None
-        while needed is not Concession.PLAINTEXT:
+        needed, failure, ends = known, None, UNTOLD
+        while True:
             try:
                 connection = await self._with_concession(target, needed)
                 break
             except HostError as error:
                 if error.failure.tls is None:
+                    if failure is not None:
+                        error.conceded_for, error.ends = failure, ends
                     raise
-                needed, failure = _next_concession(needed, error.failure.kind), error.failure.tls
-        else:
-            connection = await self._attempt(target, target.requirement, lambda link: self._in_the_clear(link, target))
+                needed = _next_concession(needed, error.failure.kind)
+                failure, ends = error.failure.tls, error.ends
         if needed is not None and failure is not None:
             self._conceded[needed].note(target)
         connection.concession, connection.conceded_for = needed, failure
         return connection
 
     async def _with_concession(self, target: Target, needed: Concession | None) -> Connection:
-        """Connect with TLS, if the host offers it."""
+        """Connect with TLS, if the host offers it and that is not what is conceded."""
+        if needed is Concession.PLAINTEXT:
+            return await self._attempt(target, target.requirement, lambda link: self._in_the_clear(link, target))
         if needed is Concession.SMALL_HELLO:
             # Without a name as well: hosts that break off at one that they do not know need not be told it.
             context, server_name = self._contexts.small, str(target.address)
@@ -354,10 +357,11 @@ def _established(connection: Connection, day: date) -> Countable | None:
 
 
 def _failed(requirement: Requirement, error: HostError, day: date) -> Countable | None:
-    """Return what is to be counted where TLS is what failed, or what mode testing has to tell of (RFC 8460 §4.3.4)."""
+    """Return what is to be counted where TLS failed, now or before, or mode testing has to tell (RFC 8460 §4.3.4)."""
     failure = error.failure
     if requirement.demands_tls and failure.tls is None:
         failure = replace(failure, tls=tls_failure(error))
-    if failure.tls is None and error.testing_failure is None:
+    waived = error.testing_failure or error.conceded_for
+    if failure.tls is None and waived is None:
         return None
-    return Countable(Negotiation(day=day, failure=failure, waived=error.testing_failure, ends=error.ends))
+    return Countable(Negotiation(day=day, failure=failure, waived=waived, ends=error.ends))

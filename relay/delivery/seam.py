@@ -92,7 +92,8 @@ class SendResult:
 class HostError(Exception):
     """The host could not be used for this parcel; nothing was accepted. Never says anything about a recipient.
 
-    `ends`: between whom it went wrong, where that is to be reported.
+    `conceded_for` is why TLS had failed there, where it failed for another reason without it. `ends`: between whom it
+    went wrong with TLS, where that is to be reported.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class HostError(Exception):
         self.phase = phase
         self.tls = tls
         self.testing_failure = testing_failure
+        self.conceded_for: TlsFailure | None = None
         self.ends = ends
         self.countable: Countable | None = None
 

@@ -16,7 +16,7 @@ from relay.app.state_dir import queue_files
 from relay.lab.ca import CertificateKind, tlsa_record
 from relay.lab.dns import DnsFault
 from relay.lab.internet import Lab
-from relay.lab.mx_behaviour import MxBehaviour
+from relay.lab.mx_behaviour import Handshake, MxBehaviour, Phase, closing
 from relay.lab.policy_host import PolicySite
 from relay.queue.tls_results import TlsResult
 
@@ -167,6 +167,22 @@ async def test_dane_and_mta_sts_are_counted_side_by_side(reporting: Scene, lab: 
     (tlsa,) = [one.policy for one in await results(reporting, "both.test") if one.policy.policy_type is PolicyType.TLSA]
     shown = lab.ca.identity(CertificateKind.GOOD, "mx.both.test").certificate
     assert tlsa.policy_string == (tlsa_record(3, 1, 1, shown).upper(),)
+
+
+@pytest.mark.rfc("8460-4.2-b", "8460-4.2-c")
+async def test_a_handshake_that_fails_is_counted_though_plaintext_and_the_next_host_come_after_it(
+    reporting: Scene, lab: Lab
+) -> None:
+    banners = iter([None, None, closing("421 4.3.2 too busy")])
+    broken = MxBehaviour(handshake=Handshake.ALERT, replies={Phase.BANNER: lambda _moment: next(banners)})
+    await lab.domain("two.test", mx=[("mx1.two.test", 10, broken), ("mx2.two.test", 20, None)])
+    async with reporting.relay:
+        await reporting.settled(await reporting.send("bob@two.test"), "delivered")
+    assert len(lab.hosts["mx1.two.test"].sessions) == 3
+    good, bad = await counted(reporting, "two.test")
+    assert good == ("no-policy-found", "two.test", 1, ())
+    assert bad[:3] == ("no-policy-found", "two.test", 1)
+    assert [each.partition(":")[0] for each in bad[3]] == ["validation-failure"]
 
 
 @pytest.mark.rfc("8460-4.2-i", "8460-4.2-c")

@@ -19,6 +19,7 @@ from relay.queue.tls_results import TlsResult
 MX = "mx.example.test"
 DAY = START.date()
 NO_TLS = TlsFailure(result_type=ResultType.STARTTLS_NOT_SUPPORTED, reason="StartTlsNotSupported", detail="")
+HANDSHAKE = TlsFailure(result_type=ResultType.VALIDATION_FAILURE, reason="HandshakeFailure", detail="")
 
 
 def counting(**fields: object) -> World:
@@ -127,6 +128,25 @@ async def test_a_session_that_fails_is_told_of_with_each_attempt() -> None:
     for (result,) in results(world):
         assert result.policy.policy_type is PolicyType.STS
         assert [failure.result_type for failure in result.failures] == [ResultType.STARTTLS_NOT_SUPPORTED]
+
+
+@pytest.mark.rfc("8460-4.2-b", "8460-4.2-c")
+@pytest.mark.parametrize("published", ["", "testing"])
+async def test_a_host_where_tls_failed_is_told_of_beside_the_next_that_took_the_mail(published: str) -> None:
+    world = counting()
+    world.domain("example.test", "mx1.example.test", MX)
+    if published:
+        world.publish("example.test", "1", published, "*.example.test")
+    first = world.transport.hosts["mx1.example.test"]
+    first.down = HostFailure(kind=FailureKind.CONNECTION_REFUSED, detail="")
+    first.countable = Countable(Negotiation(day=DAY, failure=first.down, waived=HANDSHAKE))
+    world.transport.hosts[MX].countable = session()
+    await world.attempt()
+    ((bad, good),) = results(world)
+    assert [(one.result_type, one.receiving_mx_hostname) for one in bad.failures] == [
+        (ResultType.VALIDATION_FAILURE, "mx1.example.test")
+    ]
+    assert (good.failures, good.policy) == ((), bad.policy)
 
 
 @pytest.mark.rfc("8460-4.3.1-f")

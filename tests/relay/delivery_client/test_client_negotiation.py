@@ -12,7 +12,7 @@ from relay.delivery.negotiation import UNTOLD, Countable, Ends, Negotiation
 from relay.delivery.seam import HostError, Target
 from relay.delivery.timeouts import Timeouts
 from relay.lab.ca import CertificateKind
-from relay.lab.mx_behaviour import DROP, Handshake, MxBehaviour, closing
+from relay.lab.mx_behaviour import DROP, Answer, Handshake, MxBehaviour, closing
 from relay.lab.mx_behaviour import Phase as Say
 from relay.queue.attempt import FailureKind
 
@@ -156,6 +156,27 @@ async def test_tls_at_the_second_try_is_tls() -> None:
         found = await negotiation(at, at.target())
         assert len(at.host.sessions) == 2
         assert (found.failure, found.waived) == (None, None)
+
+
+@pytest.mark.rfc("8460-4.2-b", "8460-4.3.4-a")
+@pytest.mark.parametrize("failing", [1, 2], ids=["at-the-small-hello", "in-plaintext"])
+@pytest.mark.parametrize(
+    "banner", [closing("421 4.3.2 too busy"), "554 5.3.2 not you", DROP], ids=["busy", "refused", "broken-off"]
+)
+@pytest.mark.parametrize("level", [Level.OPPORTUNISTIC, Level.TESTING])
+async def test_tls_has_failed_though_what_comes_after_it_fails_for_another_reason(
+    level: Level, banner: Answer | str, failing: int
+) -> None:
+    strict = level is Level.TESTING
+    banners = iter([None] * (failing + strict))
+    behaviour = MxBehaviour(handshake=Handshake.ALERT, replies={Say.BANNER: lambda _moment: next(banners, banner)})
+    async with world(behaviour, counts_sessions=True) as at:
+        found = await negotiation(at, target(at, level))
+        assert len(at.host.sessions) == failing + strict + 1
+        assert found.failure
+        assert (found.failure.tls, found.ends) == (None, ENDS)
+        assert found.waived
+        assert found.waived.result_type is ResultType.VALIDATION_FAILURE
 
 
 @pytest.mark.rfc("8460-4.2-c")
