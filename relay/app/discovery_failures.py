@@ -75,7 +75,8 @@ class DiscoveryFailures:
         taken, self._waiting = self._waiting, Counter()
         self._come.clear()
         try:
-            await self._records.record([replace(result, sessions=number) for result, number in taken.items()])
+            now = self._clock.now()
+            await self._records.record([replace(one, sessions=many).written_at(now) for one, many in taken.items()])
         except StoreError:
             self._waiting.update(taken)
             self._come.set()

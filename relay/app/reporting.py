@@ -15,13 +15,11 @@ from relay.clock import Clock
 from relay.metrics import Metrics
 from relay.queue.message import Envelope, NewMessage, NewRecipient, Notify, Origin
 from relay.queue.schedule import REPORT_LIFETIME
-from relay.queue.tls_results import TlsResult
+from relay.queue.tls_results import REPORTED_AFTER, TlsResult
 from relay.reports.tlsrpt import Reporter, TlsReport, compressed, fold
 from relay.reports.tlsrpt_mail import SIGNED_FIELDS, build_mail, message_id
 from relay.store.protocols import PlannedReport, QueueStore, ReportDelivery, ReportStore, StoreDeadError, StoreError
 
-_SETTLED_AFTER = timedelta(minutes=10)
-"""After midnight, sessions of the day before may still be settled for so long before reports are planned."""
 _SPREAD = timedelta(seconds=14_400)
 _KEEP = timedelta(days=3)
 _FIRST_PAUSE = timedelta(minutes=5)
@@ -149,7 +147,7 @@ class ReportSender:
         """Fix which reports go where. Older days are not made up for: their 24 hours are over (RFC 8460 §5.5)."""
         now = self._clock.now()
         midnight = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
-        if now < midnight + _SETTLED_AFTER:
+        if now < midnight + REPORTED_AFTER:
             return
         day, after = midnight.date() - timedelta(days=1), ""
         while domains := await self._counts.domains(day, after, _DOMAINS_AT_ONCE):

@@ -1,7 +1,7 @@
 """The TLS sessions that one attempt is the first to tell of, for its settlement (RFC 8460 §4.2). **Pure.**"""
 
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime
 
 from policy.findings import Findings
 from relay.delivery.hosts import Host
@@ -36,14 +36,14 @@ class AttemptSessions:
         for host in hosts if self._domain else ():
             self._refused.append((self._domain, host, findings))
 
-    def results(self) -> tuple[TlsResult, ...]:
-        """Return what the settlement counts."""
+    def results(self, now: datetime) -> tuple[TlsResult, ...]:
+        """Return what the settlement counts that is made now."""
         results: list[TlsResult] = []
         for domain, host, findings, countable in self._taken:
             results += session_results(domain, host, findings, countable.negotiation)
         for domain, host, findings in self._refused:
             results += refusal_results(domain, host, findings, self._day)
-        return tuple(results)
+        return tuple([result.written_at(now) for result in results])
 
     def settled(self) -> None:
         """The counts are written down: nothing is given back any more."""

@@ -27,16 +27,14 @@ from relay.queue.attempt import Attempt, FailureKind, HostFailure
 from relay.queue.message import HoldReason, Job, NewMessage
 from relay.queue.notice import NoticeRequest
 from relay.queue.schedule import ScheduleSettings, retry_after
-from relay.queue.settle import Decision, settle
+from relay.queue.settle import Decision, settle, uncharged
 from relay.queue.tls_results import TlsResult
-from relay.status import Status
-from relay.store.protocols import LeaseLostError, QueueStore, SettledRecipient, Settlement, StoreError, Verdict
+from relay.store.protocols import LeaseLostError, QueueStore, Settlement, StoreError
 from relay.value import value
 
 T = TypeVar("T")
 
 _SETTLE_PAUSES_SECONDS = (0.1, 0.5, 2.0, 5.0)
-_BROKEN_OFF = Status(4, 3, 2)
 
 
 @value
@@ -195,7 +193,7 @@ class DeliveryWorker:
         await self._visit_hosts(run, plan)
         if plan.waiting and plan.refused and not run.broken_off:
             await self._recheck(run, plan, route)
-        if run.sessions is not None:
+        if run.sessions is not None and not run.broken_off:
             run.sessions.note_uncontacted(plan.uncontacted, run.findings)
 
     async def _visit_hosts(self, run: _Run, plan: DeliveryPlan) -> None:
@@ -209,6 +207,10 @@ class DeliveryWorker:
                 plan.host_failed(error)
                 if run.sessions is not None:
                     run.sessions.note(plan.host, run.findings, error.countable)
+            except asyncio.CancelledError:
+                if run.sessions is not None and run.session is not None:
+                    run.sessions.note(plan.host, run.findings, run.session.facts.countable)
+                raise
             finally:
                 run.session = None
 
@@ -249,10 +251,12 @@ class DeliveryWorker:
     async def _conclude(self, run: _Run, alone: Callable[[], bool]) -> Ended | None:
         run.settling = True
         plan = run.plan
+        results = run.sessions.results(self._clock.now()) if run.sessions is not None else ()
         if run.broken_off and (plan is None or not plan.answered):
             events.attempt_broken_off(run.job)
             self._tally.broken_off()
-            await self._write(_uncharged(run.job))
+            if await self._write(uncharged(run.job, results)) and run.sessions is not None:
+                run.sessions.settled()
             return None
         assert plan is not None, "a walk that was not broken off has a plan"
         if run.broken_off:
@@ -264,7 +268,6 @@ class DeliveryWorker:
             unreachable = alone()
         waits_for_policy = plan.failure is not None and plan.failure.kind is FailureKind.POLICY_UNKNOWN
         retry_at = run.findings.defer_until if run.findings and waits_for_policy else None
-        results = run.sessions.results() if run.sessions is not None else ()
         settled = await self._settle(run.job, attempt, retry_at=retry_at, cools=unreachable, tls_results=results)
         if settled and run.sessions is not None:
             run.sessions.settled()
@@ -375,21 +378,3 @@ def _judged_anew(refused: tuple[Host, ...], route: Route) -> tuple[Host, ...]:
     """Return those of the refused hosts that now have another verdict, in the route's order."""
     before = {host.name: host.verdict for host in refused}
     return tuple(host for host in route.hosts if host.name in before and host.verdict != before[host.name])
-
-
-def _uncharged(job: Job) -> Settlement:
-    """Give the attempt back: nothing happened that counts."""
-    return Settlement(
-        job=job,
-        recipients=tuple(
-            SettledRecipient(
-                recipient_id=recipient.id,
-                verdict=Verdict.QUEUED,
-                status=_BROKEN_OFF,
-                diagnostic="Attempt broken off: the relay was stopped",
-            )
-            for recipient in job.recipients
-        ),
-        attempt=None,
-        charged=False,
-    )

@@ -18,6 +18,7 @@ from relay.status import Status
 from relay.store.protocols import SettledRecipient, Settlement, Verdict
 
 _EXPIRED = Status(5, 4, 300)
+_BROKEN_OFF = Status(4, 3, 2)
 
 
 class Decision(NamedTuple):
@@ -89,6 +90,18 @@ def settle(job: Job, attempt: Attempt, now: datetime, settings: ScheduleSettings
         hold=hold,
         notices=tuple(_notices(job, judged, now, settings)),
         record_check_missing=any(one.unchecked for one in waiting),
+    )
+
+
+def uncharged(job: Job, tls_results: tuple[TlsResult, ...]) -> Settlement:
+    """Give an attempt back that was broken off: nothing happened to the message, whatever sessions it had."""
+    diagnostic = "Attempt broken off: the relay was stopped"
+    return Settlement(
+        job=job,
+        recipients=tuple(_settled(one, Verdict.QUEUED, _BROKEN_OFF, diagnostic) for one in job.recipients),
+        attempt=None,
+        charged=False,
+        tls_results=tls_results,
     )
 
 

@@ -5,9 +5,14 @@ that could differ from session to session without end.
 """
 
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime, timedelta
 
 from policy.requirement import PolicyType, ResultType
+
+REPORTED_AFTER = timedelta(minutes=10)
+"""When after midnight UTC the first reports on the day before may be sent."""
+_COUNTED_UNTIL = timedelta(minutes=5)
+"""When sessions cease to be counted for the day before: what is being written then has the rest of that time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +46,8 @@ class SessionFailure:
 class TlsResult:
     """`sessions` sessions that went alike. Without `failures` they succeeded; with several, each had all of them.
 
-    `day` is the UTC day on which they began; `recipient_domain` the domain whose record says who gets the report.
+    `day` is the UTC day on which they began, or a later one (see `written_at`); `recipient_domain` the domain whose
+    record says who gets the report.
     """
 
     day: date
@@ -49,6 +55,15 @@ class TlsResult:
     policy: ReportedPolicy
     failures: tuple[SessionFailure, ...] = ()
     sessions: int = 1
+
+    def written_at(self, now: datetime) -> "TlsResult":
+        """The same sessions, on a day whose report is still to come: one that has been sent tells of nothing more.
+
+        RFC 8460 §4.1 has reports on whole days: a session of the day before that is written down after 00:05 UTC
+        counts for today rather than not at all.
+        """
+        earliest = (now - _COUNTED_UNTIL).date()
+        return self if self.day >= earliest else replace(self, day=earliest)
 
     @property
     def in_short(self) -> "TlsResult":

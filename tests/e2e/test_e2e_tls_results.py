@@ -16,7 +16,7 @@ from relay.app.state_dir import queue_files
 from relay.lab.ca import CertificateKind, tlsa_record
 from relay.lab.dns import DnsFault
 from relay.lab.internet import Lab
-from relay.lab.mx_behaviour import Handshake, MxBehaviour, Phase, closing
+from relay.lab.mx_behaviour import HANG, Answer, Handshake, Moment, MxBehaviour, Phase, closing
 from relay.lab.policy_host import PolicySite
 from relay.queue.tls_results import TlsResult
 
@@ -183,6 +183,27 @@ async def test_a_handshake_that_fails_is_counted_though_plaintext_and_the_next_h
     assert good == ("no-policy-found", "two.test", 1, ())
     assert bad[:3] == ("no-policy-found", "two.test", 1)
     assert [each.partition(":")[0] for each in bad[3]] == ["validation-failure"]
+
+
+@pytest.mark.rfc("8460-4.2-c", "8460-4.2-i")
+async def test_a_session_that_a_stop_breaks_off_is_counted_once(reporting: Scene, lab: Lab) -> None:
+    reached = asyncio.Event()
+
+    def hang_once(_moment: Moment) -> Answer | None:
+        if reached.is_set():
+            return None
+        reached.set()
+        return HANG
+
+    await publish(lab, "slow", MxBehaviour(replies={Phase.MAIL: hang_once}), "enforce")
+    async with reporting.relay:
+        queue_id = await reporting.send("bob@slow.test")
+        async with asyncio.timeout(20):
+            await reached.wait()
+    assert await counted(reporting, "slow.test") == [("sts", "slow.test", 1, ())]
+    async with reporting.relay:
+        await reporting.settled(queue_id, "delivered")
+    assert await counted(reporting, "slow.test") == [("sts", "slow.test", 2, ())]
 
 
 @pytest.mark.rfc("8460-4.2-i", "8460-4.2-c")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from policy_fakes import ManualClock
@@ -78,6 +78,20 @@ async def test_equal_failures_are_one_row(failures: DiscoveryFailures, records: 
     assert [[(one.recipient_domain, one.sessions) for one in results] for results in records.written] == [
         [("x.test", 3), ("y.test", 1)]
     ]
+
+
+async def test_what_a_store_takes_too_late_for_one_report_is_in_the_next(
+    failures: DiscoveryFailures, records: Records, clock: ManualClock
+) -> None:
+    clock.set(datetime(2026, 11, 21, 23, 59, tzinfo=UTC))
+    failures.note("x.test", NOT_FOUND, None)
+    records.fail = 1
+    with pytest.raises(StoreError):
+        await failures.write()
+    clock.move(timedelta(minutes=10))
+    failures.note("x.test", NOT_FOUND, None)
+    await failures.write()
+    assert [(one.day, one.sessions) for one in records.written[0]] == [(date(2026, 11, 22), 1)] * 2
 
 
 async def test_what_waits_is_bounded(failures: DiscoveryFailures, records: Records) -> None:

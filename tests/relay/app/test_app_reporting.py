@@ -150,6 +150,24 @@ async def test_sessions_that_are_settled_just_after_midnight_are_waited_for(worl
     assert len(world.poster.got) == 1
 
 
+@pytest.mark.rfc("8460-4.1-a", "8460-4.1-d")
+async def test_a_session_that_is_settled_after_its_report_was_sent_is_in_the_next_one_and_only_there(
+    world: World,
+) -> None:
+    world.publish("x.test", "https://r.test/")
+    await world.count()
+    await world.look(MIDNIGHT + timedelta(minutes=10))
+    late = replace(result(sessions=7), recipient_domain="x.test").written_at(world.clock.now())
+    await count_in(world.queue_path, [late])
+    for hours in (1, 23, 24.5, 26):
+        await world.look(MIDNIGHT + hours * HOUR)
+    reports = [json.loads(gzip.decompress(body)) for _, body in world.poster.got]
+    assert [
+        (one["date-range"]["start-datetime"], one["policies"][0]["summary"]["total-successful-session-count"])
+        for one in reports
+    ] == [("2026-11-21T00:00:00Z", 1), ("2026-11-22T00:00:00Z", 7)]
+
+
 @pytest.mark.rfc("8460-5.5-b", "8460-5.5-c", "8460-3-ae")
 async def test_the_mail_is_signed_and_nobody_is_told_of_its_fate(world: World) -> None:
     world.publish("x.test", "mailto:t@y.test")

@@ -1,7 +1,7 @@
 """Which settlement tells of a TLS session: the first for each domain, once, whatever becomes of it (RFC 8460 §4.2)."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 from ipaddress import ip_address
 
 import pytest
@@ -99,6 +99,94 @@ async def test_a_settlement_that_takes_patience_tells_of_it_once() -> None:
     await patiently(world)
     await world.attempt()
     assert told(world) == [["example.test"], []]
+
+
+@pytest.mark.rfc("8460-4.1-a", "8460-4.1-d")
+@pytest.mark.parametrize(
+    ("settled_after_midnight", "days"),
+    [
+        (timedelta(seconds=-1), 0),
+        (timedelta(minutes=4, seconds=59), 0),
+        (timedelta(minutes=5), 1),
+        (timedelta(hours=9), 1),
+    ],
+    ids=["before", "just-after", "too-late-for-the-report", "much-later"],
+)
+async def test_a_session_is_told_of_on_a_day_whose_report_is_still_to_come(
+    settled_after_midnight: timedelta, days: int
+) -> None:
+    world = counting()
+    world.publish("example.test", "1", "enforce", MX)
+    world.transport.hosts[MX].countable = session()
+    world.clock.set(datetime.combine(DAY + timedelta(days=1), time(), UTC) + settled_after_midnight)
+    await world.attempt()
+    ((result,),) = results(world)
+    assert result.day == DAY + timedelta(days=days)
+
+
+async def break_off(world: World, attempt: "asyncio.Task[object]") -> None:
+    await asyncio.wait_for(world.transport.started.wait(), 5)
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+
+
+@pytest.mark.rfc("8460-4.2-c")
+async def test_an_attempt_that_is_broken_off_tells_of_the_sessions_that_it_had_once() -> None:
+    world = counting()
+    world.domain("example.test", "mx1.example.test", MX)
+    world.publish("example.test", "1", "enforce", "*.example.test")
+    first, second = world.transport.hosts["mx1.example.test"], world.transport.hosts[MX]
+    first.tls = FailureKind.STARTTLS_MISSING
+    first.countable = session(HostFailure(kind=FailureKind.STARTTLS_MISSING, detail="", tls=NO_TLS))
+    second.countable, second.gate = session(), asyncio.Event()
+    job = await world.job()
+    await break_off(world, asyncio.create_task(world.worker.attempt(job)))
+    ((bad, good),) = results(world)
+    assert (len(bad.failures), good.failures) == (1, ())
+    assert (await world.entry(job)).attempts == 0, "it was given back"
+    second.gate.set()
+    first.countable = None
+    await world.worker.attempt(await world.claim())
+    assert told(world) == [["example.test"] * 2, []]
+
+
+async def test_an_attempt_that_is_broken_off_before_tls_has_nothing_to_tell() -> None:
+    world = counting()
+    host = world.transport.hosts[MX]
+    host.countable, host.connect_gate = session(), asyncio.Event()
+    await break_off(world, asyncio.create_task(world.worker.attempt(await world.job())))
+    host.connect_gate.set()
+    await world.worker.attempt(await world.claim())
+    assert told(world) == [[], ["example.test"]]
+
+
+async def test_an_attempt_that_is_broken_off_and_cannot_be_written_leaves_its_session_to_the_next() -> None:
+    world = counting()
+    host = world.transport.hosts[MX]
+    host.countable, host.gate = session(), asyncio.Event()
+    world.store.fail_settles = 100
+    attempt = asyncio.create_task(world.worker.attempt(await world.job()))
+    await asyncio.wait_for(world.transport.started.wait(), 5)
+    attempt.cancel()
+    while not attempt.done():
+        world.clock.move(timedelta(seconds=1))
+        await asyncio.sleep(0)
+    world.store.fail_settles = 0
+    host.gate.set()
+    await world.attempt("x@example.test")
+    assert told(world) == [["example.test"]]
+
+
+@pytest.mark.rfc("8460-4.3.1-f")
+async def test_an_attempt_that_a_stop_keeps_from_going_on_refuses_no_host() -> None:
+    world = counting()
+    world.domain("example.test", "mx1.example.test", MX)
+    world.publish("example.test", "1", "enforce", MX)
+    world.transport.hosts[MX].countable = session()
+    world.worker.drain()
+    await world.worker.attempt(await world.job())
+    assert told(world) == [[]]
 
 
 async def test_a_lease_that_is_lost_tells_of_nothing() -> None:

@@ -22,6 +22,7 @@ from relay.queue.attempt import FailureKind, HostFailure
 from relay.queue.tls_results import ReportedPolicy, SessionFailure, TlsResult
 
 DAY = date(2026, 11, 21)
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TTL = timedelta(hours=1)
 MX = "mx1.shop.test"
 ENDS = Ends("2001:db8::25", "203.0.113.58", "mail.shop.test")
@@ -380,7 +381,7 @@ def test_a_session_counts_once_for_each_domain() -> None:
     for attempt in attempts:
         attempt.note(where, None, countable)
         attempt.note(where, None, countable)
-    counts = [[result.recipient_domain for result in attempt.results()] for attempt in attempts]
+    counts = [[result.recipient_domain for result in attempt.results(NOW)] for attempt in attempts]
     assert counts == [["a.test"], [], ["b.test"]]
 
 
@@ -414,7 +415,7 @@ def test_an_attempt_tells_each_next_hop_of_its_own_sessions() -> None:
     attempt.note_uncontacted([refused], ELSEWHERE)
     attempt.enter("b.test")
     attempt.note(host(None), None, Countable(negotiation()))
-    assert [(result.recipient_domain, bool(result.failures)) for result in attempt.results()] == [
+    assert [(result.recipient_domain, bool(result.failures)) for result in attempt.results(NOW)] == [
         ("a.test", False),
         ("b.test", False),
         ("a.test", True),
@@ -427,14 +428,14 @@ def test_a_settlement_that_comes_to_nothing_leaves_the_count_to_the_next() -> No
     first.note(where, None, countable)
     first.give_back()
     second.note(where, None, countable)
-    assert len(second.results()) == 1
+    assert len(second.results(NOW)) == 1
     second.settled()
     second.give_back()
     third.note(where, None, countable)
-    assert third.results() == ()
+    assert third.results(NOW) == ()
 
 
 def test_what_is_not_counted_is_not_noted() -> None:
     attempt = at("a.test")
     attempt.note(host(None), None, None)
-    assert attempt.results() == ()
+    assert attempt.results(NOW) == ()
