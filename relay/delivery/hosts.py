@@ -19,7 +19,8 @@ class Host:
     """One mail host, in the order in which it is to be tried.
 
     `name` is the name in the MX record, never where a CNAME led (RFC 8461 §4.1). `where` are its addresses in the
-    order to be tried, or why it has none that may be contacted. `tlsa` is what was found of its TLSA records, None if
+    order to be tried, or why it has none that may be contacted; `bogus`: it is by DNSSEC, and where DANE counts, that
+    they are not known. `tlsa` is what was found of its TLSA records, None if
     nobody asked. `verdict` is what policy, records and route together demand of it. `name_proven`: without any policy
     it is sure that this host is who was meant, because of DNSSEC, the recipient's own domain, or the operator.
     `implicit_tls` and `login` are how the operator's route says that it is to be entered. What follows from these is
@@ -30,6 +31,7 @@ class Host:
     port: int
     where: tuple[IPAddress, ...] | HostFailure
     verdict: Requirement | Refusal
+    bogus: bool = False
     tlsa: TlsaFindings | None = None
     name_proven: bool = False
     implicit_tls: bool = False
@@ -106,12 +108,14 @@ class Route:
 
     `findings` is what MTA-STS says of the policy domain, None where no policy can apply (address literals, no hosts at
     all). `directions` led here; of several next hops, each of which is a policy domain of its own, to `next_hop`, and
-    `others` are the ways by those after it, for whoever nobody on this one takes.
+    `others` are the ways by those after it, for whoever nobody on this one takes. `bogus`: it is by DNSSEC, and where
+    DANE counts, that nobody knows the MX hosts.
     """
 
     hosts: tuple[Host, ...] = ()
     findings: Findings | None = None
     failure: HostFailure | None = None
+    bogus: bool = False
     directions: Directions = ORDINARY
     next_hop: NextHop | None = None
     others: tuple["Route", ...] = ()

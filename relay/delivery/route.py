@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from policy.address_guard import is_public
-from policy.answers import Answer, MxRecord, Resolver, Unknown
+from policy.answers import Answer, MxRecord, Resolver, Unknown, UnknownReason
 from policy.dane import is_mx_secure
 from policy.dane_lookup import find_tlsa
 from policy.decide import DaneMode, Enforcement
@@ -74,6 +74,11 @@ class _Way(NamedTuple):
     @property
     def by_mx(self) -> bool:
         return self.next_hop is None or self.next_hop.by_mx
+
+    def fails_dnssec(self, answer: Answer[Any] | None) -> bool:
+        """Whether it is DNSSEC that keeps an answer back, where DANE counts."""
+        is_bogus = isinstance(answer, Unknown) and answer.reason is UnknownReason.BOGUS
+        return is_bogus and self.directions.judgement.dane is not DaneMode.OFF
 
 
 @dataclass(slots=True, kw_only=True)
@@ -202,7 +207,8 @@ class Router:
         mx, listed = await self._listed(way)
         if isinstance(listed, HostFailure):
             # RFC 7505: a null MX ends it here, before any policy is fetched.
-            return Route(failure=listed, directions=way.directions, next_hop=way.next_hop)
+            bogus = way.fails_dnssec(mx)
+            return Route(failure=listed, bogus=bogus, directions=way.directions, next_hop=way.next_hop)
         findings, located = await self._ask(way, mx, listed)
         ahead = below_ourselves(located, self._settings.own_addresses) if self._may_loop(way) else tuple(located)
         if not ahead:
@@ -322,6 +328,7 @@ class Router:
             port=self._port(way),
             where=addresses(name, located.addresses, allowed=allowed),
             verdict=opportunistic(name),
+            bogus=way.fails_dnssec(located.addresses),
             tlsa=located.tlsa,
             name_proven=name_proven,
             implicit_tls=next_hop is not None and next_hop.implicit_tls,

@@ -55,19 +55,28 @@ def reported_domain(destination: str, route: Route) -> str:
 
 
 def refusal_results(domain: str, host: Host, findings: Findings | None, day: date) -> tuple[TlsResult, ...]:
-    """Return what is to be told of a host that was never contacted, because policy or DANE refuse it."""
-    verdict = host.verdict
-    if not isinstance(verdict, Refusal):
-        return ()
-    policy = _refusing(domain, host, findings, verdict.reason)
+    """Return what is to be told of a host that was never contacted, because policy, DANE or DNSSEC are against it."""
+    policy: ReportedPolicy | None
+    if isinstance(host.verdict, Refusal):
+        reason = host.verdict.reason
+        policy, result_type, code = _refusing(domain, host, findings, reason), reason.result_type, reason.value
+    else:
+        policy = _tlsa_policy(host) if host.bogus else None
+        result_type, code = ResultType.DNSSEC_INVALID, "address-dnssec-bogus"
     if policy is None:
         return ()
-    failure = SessionFailure(
-        result_type=verdict.reason.result_type,
-        receiving_mx_hostname=host.name,
-        failure_reason_code=verdict.reason.value,
-    )
+    failure = SessionFailure(result_type=result_type, receiving_mx_hostname=host.name, failure_reason_code=code)
     return (TlsResult(day=day, recipient_domain=domain, policy=policy, failures=(failure,)),)
+
+
+def bogus_mx_result(domain: str, day: date) -> TlsResult:
+    """Return what is to be told where DNSSEC keeps back the MX records, on which all of DANE rests (RFC 7672 §2.2.1).
+
+    No host is known then, and so no TLSA base domain: the policy domain is the domain itself.
+    """
+    policy = ReportedPolicy(policy_type=PolicyType.TLSA, policy_domain=domain)
+    failure = SessionFailure(result_type=ResultType.DNSSEC_INVALID, failure_reason_code="mx-dnssec-bogus")
+    return TlsResult(day=day, recipient_domain=domain, policy=policy, failures=(failure,))
 
 
 def discovery_result(policy_domain: str, problem: FetchProblem, cached: CachedPolicy | None, day: date) -> TlsResult:

@@ -194,7 +194,7 @@ class DeliveryWorker:
         if plan.waiting and plan.refused and not run.broken_off:
             await self._recheck(run, plan, route)
         if run.sessions is not None and not run.broken_off:
-            run.sessions.note_uncontacted(plan.uncontacted, run.findings)
+            run.sessions.note_uncontacted(plan.uncontacted, run.findings, mx_bogus=route.bogus)
 
     async def _visit_hosts(self, run: _Run, plan: DeliveryPlan) -> None:
         while (target := plan.next_target()) is not None:

@@ -152,9 +152,14 @@ async def test_dane_and_mta_sts_are_counted_side_by_side(reporting: Scene, lab: 
     await publish(lab, "bogus", None, "")
     lab.dns.sign("bogus.test")
     lab.dns.override(f"_{lab.smtp_port}._tcp.mx.bogus.test", "TLSA", DnsFault.BOGUS)
+    for name in ("forged-mx", "forged-host"):
+        await publish(lab, name, None, "")
+    lab.dns.override("forged-mx.test", "MX", DnsFault.BOGUS)
+    for record_type in ("A", "AAAA"):
+        lab.dns.override("mx.forged-host.test", record_type, DnsFault.BOGUS)
     async with reporting.relay:
         await reporting.settled(await reporting.send("bob@both.test"), "delivered")
-        for name in ("wrong", "bogus"):
+        for name in ("wrong", "bogus", "forged-mx", "forged-host"):
             await reporting.settled(await reporting.send(f"bob@{name}.test"), "deferred")
     assert await counted(reporting, "both.test") == [("sts", "both.test", 1, ()), ("tlsa", "mx.both.test", 1, ())]
     assert await counted(reporting, "wrong.test") == [
@@ -163,6 +168,12 @@ async def test_dane_and_mta_sts_are_counted_side_by_side(reporting: Scene, lab: 
     ]
     assert await counted(reporting, "bogus.test") == [
         ("tlsa", "mx.bogus.test", 1, ("dnssec-invalid: dnssec-bogus",)),
+    ]
+    assert await counted(reporting, "forged-mx.test") == [
+        ("tlsa", "forged-mx.test", 1, ("dnssec-invalid: mx-dnssec-bogus",)),
+    ]
+    assert await counted(reporting, "forged-host.test") == [
+        ("tlsa", "mx.forged-host.test", 1, ("dnssec-invalid: address-dnssec-bogus",)),
     ]
     (tlsa,) = [one.policy for one in await results(reporting, "both.test") if one.policy.policy_type is PolicyType.TLSA]
     shown = lab.ca.identity(CertificateKind.GOOD, "mx.both.test").certificate

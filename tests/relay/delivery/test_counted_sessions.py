@@ -8,12 +8,14 @@ import pytest
 from delivery_fakes import World, found_addresses, until
 from policy_fakes import START
 
+from policy.answers import Unknown, UnknownReason
+from policy.decide import DaneMode
 from policy.requirement import PolicyType, ResultType
 from policy.tls_facts import TlsFailure
 from relay.delivery.negotiation import Countable, Negotiation
-from relay.delivery.routing_table import Directions, NextHop, StaticRoute
+from relay.delivery.routing_table import Directions, Judgement, NextHop, StaticRoute
 from relay.queue.attempt import FailureKind, HostFailure
-from relay.queue.message import Origin
+from relay.queue.message import Origin, State
 from relay.queue.tls_results import TlsResult
 
 MX = "mx.example.test"
@@ -248,6 +250,59 @@ async def test_a_host_that_the_policy_does_not_name_is_told_of_though_never_cont
     assert (good.failures, [failure.failure_reason_code for failure in bad.failures]) == ((), ["mx-not-in-policy"])
     assert bad.failures[0].receiving_mx_hostname == "mx1.example.test"
     assert good.policy == bad.policy
+
+
+BOGUS = Unknown(reason=UnknownReason.BOGUS, detail="extended error 6", extended_error=6)
+
+
+def dnssec_failures(world: World) -> list[list[tuple[str, str]]]:
+    return [
+        [(one.policy.policy_domain, failure.failure_reason_code) for one in settled for failure in one.failures]
+        for settled in results(world)
+    ]
+
+
+@pytest.mark.rfc("8460-4.3.2.1-c")
+async def test_bogus_mx_records_are_told_of_with_each_attempt() -> None:
+    world = counting()
+    world.resolver.mx_answers["example.test"] = BOGUS
+    await world.attempt()
+    await world.again(after=timedelta(hours=1))
+    assert dnssec_failures(world) == [[("example.test", "mx-dnssec-bogus")]] * 2
+
+
+@pytest.mark.rfc("8460-4.3.2.1-c")
+async def test_a_host_with_bogus_addresses_is_told_of_beside_the_next() -> None:
+    world = counting()
+    world.domain("example.test", "mx1.example.test", MX)
+    world.addresses("mx1.example.test", BOGUS)
+    world.transport.hosts[MX].countable = session()
+    assert (await world.attempt()).state is State.DELIVERED
+    assert dnssec_failures(world) == [[("mx1.example.test", "address-dnssec-bogus")]]
+    assert told(world) == [["example.test"] * 2]
+
+
+@pytest.mark.rfc("8460-4.3.4-a")
+@pytest.mark.parametrize("reason", [one for one in UnknownReason if one is not UnknownReason.BOGUS])
+async def test_dns_that_does_not_answer_is_no_failure_of_dane(reason: UnknownReason) -> None:
+    world = counting()
+    world.domain("b.test", "mx.b.test")
+    world.resolver.mx_answers["example.test"] = Unknown(reason=reason, detail="")
+    world.addresses("mx.b.test", Unknown(reason=reason, detail=""))
+    await world.attempt()
+    await world.attempt("x@b.test")
+    assert told(world) == [[], []]
+
+
+async def test_dnssec_is_no_matter_where_the_operator_has_switched_dane_off() -> None:
+    directions = Directions(name="*", judgement=Judgement(dane=DaneMode.OFF))
+    world = counting(routes=(StaticRoute(patterns=("*",), directions=directions),))
+    world.domain("b.test", "mx.b.test")
+    world.resolver.mx_answers["example.test"] = BOGUS
+    world.addresses("mx.b.test", BOGUS)
+    await world.attempt()
+    await world.attempt("x@b.test")
+    assert told(world) == [[], []]
 
 
 @pytest.mark.rfc("8461-5-g")

@@ -356,6 +356,40 @@ def test_a_host_left_out_for_its_address_is_no_result() -> None:
     assert refusal_results("shop.test", unreachable, findings(), DAY) == ()
 
 
+@pytest.mark.rfc("8460-4.3.2.1-c", "8460-4.4-i", "8460-4.4-v")
+@pytest.mark.parametrize("found", [None, findings()], ids=["alone", "with-policy"])
+def test_a_host_whose_addresses_fail_dnssec_fails_dane(found: Findings | None) -> None:
+    unreachable = replace(host(found), where=HostFailure(kind=FailureKind.DNS_UNKNOWN, detail="bogus"), bogus=True)
+    (result,) = refusal_results("shop.test", unreachable, found, DAY)
+    assert (result.day, result.recipient_domain) == (DAY, "shop.test")
+    assert result.policy == ReportedPolicy(policy_type=TLSA, policy_domain=MX)
+    assert result.failures == (
+        SessionFailure(
+            result_type=ResultType.DNSSEC_INVALID, receiving_mx_hostname=MX, failure_reason_code="address-dnssec-bogus"
+        ),
+    )  # fmt: skip
+
+
+def test_a_host_that_is_refused_is_told_of_once_though_its_addresses_fail_dnssec_too() -> None:
+    refused = replace(host(ELSEWHERE), bogus=True)
+    (result,) = refusal_results("shop.test", refused, ELSEWHERE, DAY)
+    assert result.policy.policy_type is STS
+
+
+@pytest.mark.rfc("8460-4.3.2.1-c", "8460-4.4-i", "8460-4.4-v")
+def test_mx_records_that_fail_dnssec_fail_dane_for_the_domain_itself() -> None:
+    attempt = at("shop.test")
+    attempt.note_uncontacted([], None, mx_bogus=True)
+    attempt.enter("")
+    attempt.note_uncontacted([], None, mx_bogus=True)
+    (result,) = attempt.results(NOW)
+    assert (result.day, result.recipient_domain) == (DAY, "shop.test")
+    assert result.policy == ReportedPolicy(policy_type=TLSA, policy_domain="shop.test")
+    assert result.failures == (
+        SessionFailure(result_type=ResultType.DNSSEC_INVALID, failure_reason_code="mx-dnssec-bogus"),
+    )
+
+
 def test_each_result_type_of_a_session_comes_from_somewhere() -> None:
     """Those of the policy fetch are for the look-up to tell (RFC 8460 §4.3.2.2)."""
     from_sessions = {expected.result_type for _, expected in [*TLS_KINDS.values(), *DANE_KINDS.values()]}
