@@ -154,6 +154,8 @@ class Connection(asyncio.BufferedProtocol):
             moved = True
             if len(self._replies) > _REPLIES_AT_ONCE:
                 self._write_out()
+            if self.at_command and not self.input:  # as mostly: nobody need look for another command
+                break
         if not self._tasks:
             self._write_out()
             if moved:  # else the client is waited for since before: the time counts for a whole line
@@ -176,7 +178,7 @@ class Connection(asyncio.BufferedProtocol):
             await work
         except Exception as error:  # noqa: BLE001  the top of a task
             failure = error
-        self._tasks -= {asyncio.current_task()}
+        self._tasks.discard(asyncio.current_task())
         if not self._tasks:
             self.take = self._take_after_tasks
             self._waiting_since = self.loop.time()

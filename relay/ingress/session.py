@@ -27,16 +27,16 @@ class Session(TransferConnection):
     """The command loop, and the commands that move no mail."""
 
     def take_command(self) -> bool:
-        if self.mistakes > _MAX_MISTAKES or self.idle_commands > _MAX_IDLE_COMMANDS:
-            raise self.goodbye("421 4.7.0", "Too many errors or idle commands")
         try:
             line = self.take_line()
         except LineError as error:
             self.complain(str(error))
-            return True
-        if line is None:
-            return False
-        self._execute(line)
+        else:
+            if line is None:
+                return False
+            self._execute(line)
+        if self.mistakes > _MAX_MISTAKES or self.idle_commands > _MAX_IDLE_COMMANDS:
+            raise self.goodbye("421 4.7.0", "Too many errors or idle commands")
         return True
 
     def apologize(self) -> None:

@@ -3,8 +3,7 @@
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-
-from relay.value import value
+from typing import NamedTuple
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -34,8 +33,7 @@ _IANA_CIPHERS = {
 }
 
 
-@value
-class Protocol:
+class Protocol(NamedTuple):
     """How the message came. `tls_cipher` is OpenSSL's name, None without TLS."""
 
     extended: bool

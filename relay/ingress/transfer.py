@@ -49,7 +49,8 @@ class TransferConnection(EnvelopeConnection):
             content, rest = framing.feed(self.input.take())
             intake.write(content)
             if rest is not None:
-                self.input.put_back(rest)
+                if rest:
+                    self.input.put_back(rest)
                 self._await_command()
                 self._message_ended(transaction, intake)
             elif intake.hopeless:
