@@ -247,18 +247,15 @@ def dane_active() -> None:
 def recipients_settled(
     job: Job, recipients: Iterable[SettledRecipient], attempt: Attempt, retry_in: timedelta | None
 ) -> None:
-    """One line per recipient and attempt; the operator greps these.
+    """One line per recipient and attempt; the operator greps these. All are in the order of the job's recipients.
 
     `policy_breach` is how the host failed its policy: refused if `refused_by_policy`, else delivered all the same.
     """
     if not log.isEnabledFor(logging.INFO):
         return
-    settled = {one.recipient_id: one for one in recipients}
-    outcomes = {one.recipient_id: one for one in attempt.outcomes}
     retry_in_seconds = retry_in.total_seconds() if retry_in else None
     job_fields, attempt_fields = _job_fields(job), _attempt_fields(job, attempt)
-    for recipient in job.recipients:
-        one, outcome = settled[recipient.id], outcomes[recipient.id]
+    for recipient, one, outcome in zip(job.recipients, recipients, attempt.outcomes, strict=True):
         _tell(
             _SETTLED[one.verdict],
             {

@@ -9,9 +9,10 @@ from policy.findings import Findings, SecureTlsa, TlsaFindings
 from policy.mta_sts import Policy
 from policy.names import IPAddress
 from policy.requirement import Level, MxMatch, Refusal, RefusalReason, Requirement, RouteDemand
+from relay.delivery.policy_record import policy_facts, policy_problem
 from relay.delivery.routing_table import ORDINARY, Directions, Judgement, NextHop
 from relay.delivery.seam import Login, Target
-from relay.queue.attempt import DaneScope, FailureKind, HostFailure
+from relay.queue.attempt import DaneScope, FailureKind, HostFailure, PolicyFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ _REFUSALS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Route:
     """The way to one destination: hosts in order, or why there is none.
 
@@ -119,6 +120,15 @@ class Route:
     directions: Directions = ORDINARY
     next_hop: NextHop | None = None
     others: tuple["Route", ...] = ()
+
+    @cached_property
+    def policy(self) -> PolicyFacts | None:
+        """The policy in force, as the records of all attempts on this route keep it."""
+        return policy_facts(self.findings)
+
+    @cached_property
+    def policy_problem(self) -> str:
+        return policy_problem(self.findings)
 
 
 def opportunistic(host: str) -> Requirement:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from policy.findings import Findings
 from relay import events
 from relay.clock import Clock
 from relay.delivery.attempt_sessions import AttemptSessions
 from relay.delivery.hosts import Host, Route
 from relay.delivery.notices import NoticeWriter
 from relay.delivery.plan import DeliveryPlan, verdicts
-from relay.delivery.policy_record import policy_facts, policy_id, policy_problem
+from relay.delivery.policy_record import policy_id
 from relay.delivery.route import Router
 from relay.delivery.seam import HostError, Parcel, Session, Target, Transport
 from relay.delivery.session_results import reported_domain
@@ -35,6 +34,7 @@ from relay.value import value
 T = TypeVar("T")
 
 _SETTLE_PAUSES_SECONDS = (0.1, 0.5, 2.0, 5.0)
+_NOWHERE = Route()
 
 
 @value
@@ -57,7 +57,7 @@ class _Run:
     job: Job
     started_at: datetime
     plan: DeliveryPlan | None = None
-    findings: Findings | None = None
+    route: Route = _NOWHERE
     record_checked: bool = False
     session: Session | None = None
     sessions: AttemptSessions | None = None
@@ -187,14 +187,14 @@ class DeliveryWorker:
             run.plan.give_up(HostFailure(kind=FailureKind.INTERNAL, detail="the store did not answer"))
 
     async def _go(self, run: _Run, plan: DeliveryPlan, route: Route) -> None:
-        run.findings = route.findings
+        run.route = route
         if run.sessions is not None:
             run.sessions.enter(reported_domain(run.job.destination, route))
         await self._visit_hosts(run, plan)
         if plan.waiting and plan.refused and not run.broken_off:
             await self._recheck(run, plan, route)
         if run.sessions is not None and not run.broken_off:
-            run.sessions.note_uncontacted(plan.uncontacted, run.findings, mx_bogus=route.bogus)
+            run.sessions.note_uncontacted(plan.uncontacted, run.route.findings, mx_bogus=route.bogus)
 
     async def _visit_hosts(self, run: _Run, plan: DeliveryPlan) -> None:
         while (target := plan.next_target()) is not None:
@@ -206,10 +206,10 @@ class DeliveryWorker:
             except HostError as error:
                 plan.host_failed(error)
                 if run.sessions is not None:
-                    run.sessions.note(plan.host, run.findings, error.countable)
+                    run.sessions.note(plan.host, run.route.findings, error.countable)
             except asyncio.CancelledError:
                 if run.sessions is not None and run.session is not None:
-                    run.sessions.note(plan.host, run.findings, run.session.facts.countable)
+                    run.sessions.note(plan.host, run.route.findings, run.session.facts.countable)
                 raise
             finally:
                 run.session = None
@@ -223,7 +223,7 @@ class DeliveryWorker:
                 result = await session.send(parcel)
                 plan.host_replied(result, session.facts)
                 if run.sessions is not None:
-                    run.sessions.note(plan.host, run.findings, session.facts.countable)
+                    run.sessions.note(plan.host, run.route.findings, session.facts.countable)
                 # A report goes where mail may not: that it arrives says nothing of mail.
                 if any(reply.positive for reply in result.replies.values()) and not target.requirement.for_reports:
                     self._slots.succeeded(destination, target.mx_host)
@@ -241,8 +241,8 @@ class DeliveryWorker:
         run.record_checked = now.findings is not None and now.findings.record_checked
         allowed = _judged_anew(plan.refused, now)
         if allowed:
-            events.policy_changed_in_attempt(run.job, policy_id(run.findings), policy_id(now.findings))
-            run.findings = now.findings
+            events.policy_changed_in_attempt(run.job, policy_id(run.route.findings), policy_id(now.findings))
+            run.route = now
             plan.offer_again(allowed)
             await self._visit_hosts(run, plan)
 
@@ -267,7 +267,8 @@ class DeliveryWorker:
             self._slots.failed(run.job.destination)
             unreachable = alone()
         waits_for_policy = plan.failure is not None and plan.failure.kind is FailureKind.POLICY_UNKNOWN
-        retry_at = run.findings.defer_until if run.findings and waits_for_policy else None
+        findings = run.route.findings
+        retry_at = findings.defer_until if findings and waits_for_policy else None
         settled = await self._settle(run.job, attempt, retry_at=retry_at, cools=unreachable, tls_results=results)
         if settled and run.sessions is not None:
             run.sessions.settled()
@@ -280,8 +281,8 @@ class DeliveryWorker:
             finished_at=self._clock.now(),
             hosts=plan.hosts,
             outcomes=plan.outcomes(),
-            policy=policy_facts(run.findings),
-            policy_problem=policy_problem(run.findings),
+            policy=run.route.policy,
+            policy_problem=run.route.policy_problem,
             record_checked=run.record_checked,
             failure=plan.failure,
         )

@@ -221,7 +221,7 @@ class Outcome:
 
 @value
 class Attempt:
-    """One attempt at one job, as it is stored.
+    """One attempt at one job, as it is stored. `outcomes` are in the order of the job's recipients.
 
     `record_checked`: `_mta-sts` was asked past our caches, without which a refusal may not become final
     (RFC 8461 §5). `policy_problem` says what is wrong with the policy host or record, "" if nothing.

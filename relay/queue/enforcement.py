@@ -63,8 +63,9 @@ def host_breach(host: HostAttempt, attempt: Attempt) -> Breach | None:
 def recipient_breach(outcome: Outcome, attempt: Attempt) -> Breach | None:
     """Return what refused a recipient, or would have refused it at the host that took it."""
     for host in attempt.hosts:
-        decided = host.address == outcome.remote_address and host.mx_host == outcome.remote_mta
-        if (outcome.refused or decided) and (breach := host_breach(host, attempt)) is not None:
+        if (breach := host_breach(host, attempt)) is None:
+            continue
+        if outcome.refused or (host.address == outcome.remote_address and host.mx_host == outcome.remote_mta):
             return breach
     return None
 

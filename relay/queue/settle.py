@@ -5,7 +5,7 @@ end of an attempt; a message without a sender that fails finally is held, never 
 RFC 3461 §5.2, RFC 8461 §5.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -77,7 +77,12 @@ def settle(job: Job, attempt: Attempt, now: datetime, settings: ScheduleSettings
     `spread` in [0, 1) varies the wait. Raises ValueError if the attempt is void: then nothing may be settled and
     the lease is left to lapse.
     """
-    judged = [_judge(recipient, outcome, job, attempt, now, settings) for recipient, outcome in _pairs(job, attempt)]
+    if [outcome.recipient_id for outcome in attempt.outcomes] != [recipient.id for recipient in job.recipients]:
+        raise ValueError("attempt is void: it must have exactly one outcome for each recipient, in their order")
+    judged = [
+        _judge(recipient, outcome, job, attempt, now, settings)
+        for recipient, outcome in zip(job.recipients, attempt.outcomes, strict=True)
+    ]
     hold = None
     if job.message.envelope.reverse_path == "":
         judged, hold = _keep_double_bounce(judged)
@@ -88,7 +93,7 @@ def settle(job: Job, attempt: Attempt, now: datetime, settings: ScheduleSettings
         recipients=tuple([one.settled for one in judged]),
         retry_in=_retry_in(job, waiting, now, settings, spread) if waiting and hold is None else None,
         hold=hold,
-        notices=tuple(_notices(job, judged, now, settings)),
+        notices=_notices(job, judged, now, settings),
         record_check_missing=any(one.unchecked for one in waiting),
     )
 
@@ -103,14 +108,6 @@ def uncharged(job: Job, tls_results: tuple[TlsResult, ...]) -> Settlement:
         charged=False,
         tls_results=tls_results,
     )
-
-
-def _pairs(job: Job, attempt: Attempt) -> list[tuple[Recipient, Outcome]]:
-    outcomes = {outcome.recipient_id: outcome for outcome in attempt.outcomes}
-    pairs = [(recipient, outcomes[recipient.id]) for recipient in job.recipients if recipient.id in outcomes]
-    if not len(pairs) == len(job.recipients) == len(outcomes) == len(attempt.outcomes):
-        raise ValueError("attempt is void: it must have exactly one outcome for each recipient")
-    return pairs
 
 
 def _judge(
@@ -188,18 +185,22 @@ _OCCASIONS = (
 )
 
 
-def _notices(job: Job, judged: list[_Judged], now: datetime, settings: ScheduleSettings) -> Iterator[NoticeRequest]:
+def _notices(job: Job, judged: list[_Judged], now: datetime, settings: ScheduleSettings) -> tuple[NoticeRequest, ...]:
     """At most one notice of each kind; none for a message that is itself a notice (RFC 5321 §4.5.5)."""
     concerned = [one for one in judged if not _as_hoped(one)]
     if not concerned or job.message.envelope.reverse_path == "":
-        return
+        return ()
+    due: list[NoticeRequest] = []
     for kind, occasion, verdict in _OCCASIONS:
         about = [one for one in concerned if one.settled.verdict is verdict and notice_due(one.recipient, occasion)]
         if kind is NoticeKind.RELAYED:
             # RFC 3461 §5.2.1: the next hop has taken over the duty to report success.
             about = [one for one in about if not one.outcome.dsn_passed_on]
         if about and (kind is not NoticeKind.DELAYED or delay_notice_due(job, now, settings)):
-            yield NoticeRequest(kind=kind, recipients=tuple([_noticed(one, job, kind, settings) for one in about]))
+            due.append(
+                NoticeRequest(kind=kind, recipients=tuple([_noticed(one, job, kind, settings) for one in about]))
+            )
+    return tuple(due)
 
 
 def _as_hoped(one: _Judged) -> bool:

@@ -54,9 +54,9 @@ class SettledRecipient:
 class Settlement:
     """The end of one attempt, written in one transaction (design §4, rule 3).
 
-    Every recipient of the job is named once. Those QUEUED again are due after `retry_in`, which is None if there
-    is none of them. `hold` holds them instead (double bounce: content kept). `notices` are NDRs, delay and
-    success notices, queued in the same transaction. `charged` False gives the attempt back (shutdown).
+    Every recipient of the job is named once, in the job's order. Those QUEUED again are due after `retry_in`, which
+    is None if there is none of them. `hold` holds them instead (double bounce: content kept). `notices` are NDRs,
+    delay and success notices, queued in the same transaction. `charged` False gives the attempt back (shutdown).
     `cool_destination` keeps the whole destination from being due for that long. `tls_results` are the TLS sessions
     that this attempt was the first to use for the domain, to be counted with it (design §5).
     """
@@ -73,8 +73,8 @@ class Settlement:
     tls_results: tuple[TlsResult, ...] = ()
 
     def __post_init__(self) -> None:
-        if {r.recipient_id for r in self.recipients} != {r.id for r in self.job.recipients}:
-            raise ValueError("a settlement names every recipient of its job once")
+        if [r.recipient_id for r in self.recipients] != [r.id for r in self.job.recipients]:
+            raise ValueError("a settlement names every recipient of its job once, in the job's order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

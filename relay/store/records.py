@@ -12,11 +12,12 @@ from relay.queue.attempt import Attempt
 log = logging.getLogger(__name__)
 
 _ATTEMPT = TypeAdapter(Attempt)
+_TO_JSON = _ATTEMPT.serializer.to_json  # what dump_json calls, for a third more
 
 
 def dump_attempt(attempt: Attempt) -> str:
     """Return the record; what has its default value is left out."""
-    return _ATTEMPT.dump_json(attempt, exclude_defaults=True).decode()
+    return _TO_JSON(attempt, exclude_defaults=True).decode()
 
 
 def load_attempt(record: str) -> Attempt | None:

@@ -124,11 +124,10 @@ def end_jobs(connection: sqlite3.Connection, ids: RowIds, endings: Sequence[Endi
 
 def _told(settlement: Settlement) -> tuple[list[Row], list[Row]]:
     """The rows of those who go on waiting, and of those who are final now."""
-    recipients = {recipient.id: recipient for recipient in settlement.job.recipients}
     waiting: list[Row] = []
     finished: list[Row] = []
-    for told in settlement.recipients:
-        values = recipient_values(told.recipient_id, recipients[told.recipient_id], str(told.status), told.diagnostic)
+    for recipient, told in zip(settlement.job.recipients, settlement.recipients, strict=True):
+        values = recipient_values(recipient.id, recipient, str(told.status), told.diagnostic)
         if told.verdict is Verdict.QUEUED:
             waiting.append(values)
         else:

@@ -46,7 +46,14 @@ def kinds(decision: Decision) -> list[NoticeKind]:
 
 @pytest.mark.parametrize(
     "outcomes",
-    [(), (delivered(1),), (delivered(1), delivered(1)), (delivered(1), delivered(2), delivered(3)), (delivered(3),)],
+    [
+        (),
+        (delivered(1),),
+        (delivered(1), delivered(1)),
+        (delivered(2), delivered(1)),
+        (delivered(1), delivered(2), delivered(3)),
+        (delivered(3),),
+    ],
 )
 def test_an_attempt_without_exactly_one_outcome_per_recipient_is_void(outcomes: tuple[Outcome, ...]) -> None:
     with pytest.raises(ValueError, match="attempt is void"):
@@ -57,7 +64,7 @@ def test_an_attempt_without_exactly_one_outcome_per_recipient_is_void(outcomes: 
 
 
 def test_each_recipient_gets_its_own_verdict() -> None:
-    decision = decide(make_job(None, None, None), make_attempt(failed(2), delivered(1), deferred(3)))
+    decision = decide(make_job(None, None, None), make_attempt(delivered(1), failed(2), deferred(3)))
     assert verdicts(decision) == [Verdict.DELIVERED, Verdict.FAILED, Verdict.QUEUED]
     assert [str(one.status) for one in decision.recipients] == ["2.0.0", "5.1.1", "4.4.316"]
     assert decision.retry_in == timedelta(minutes=5)
