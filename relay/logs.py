@@ -18,7 +18,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType, TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
+
+from pydantic_core import to_json
 
 from relay.printable import printable
 
@@ -42,9 +44,14 @@ class LogStream(Protocol):
 
 def fields(record: logging.LogRecord) -> Mapping[str, object]:
     """Return what the event was logged with, beyond what every record has: its argument, or its `extra`."""
-    if isinstance(record.args, dict) and record.name == "relay":
-        return record.args
+    if _of_message(record):
+        return cast("Mapping[str, object]", record.args)
     return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+
+
+def _of_message(record: logging.LogRecord) -> bool:
+    """Whether it is an event that each message has: its argument is its fields, texts and numbers all of them."""
+    return isinstance(record.args, dict) and record.name == "relay"
 
 
 class _Marked(logging.Formatter):
@@ -71,7 +78,7 @@ class JsonFormatter(_Marked):
         line = {**head, **fields(record), **head}
         if record.name != "relay":
             line["logger"] = record.name
-        text = _encode(line)
+        text = _encode_plain(line) if _of_message(record) else _encode(line)
         if len(text) > _MAX_VALUE:  # or no value in it can be too long
             text = _encode({name: _cut(value) for name, value in line.items()})
         if (told := _traceback(record)) is not None:
@@ -119,6 +126,15 @@ def _shown(value: object) -> str:
 
 
 _encode = json.JSONEncoder(default=_shown, separators=(",", ":")).encode
+
+
+def _encode_plain(line: dict[str, object]) -> str:
+    """What `_encode` makes of texts and numbers, in a third of the time; pydantic escapes nothing that is not ASCII."""
+    try:
+        text = to_json(line)
+    except ValueError:  # half of a surrogate pair
+        return _encode(line)
+    return text.decode("ascii") if text.isascii() else _encode(line)
 
 
 class _Waiting(logging.Handler):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import events
+from relay import events, logs
 from relay.logs import ConsoleFormatter, JsonFormatter, LogOutput
 from relay.printable import printable
 
@@ -86,6 +86,18 @@ def test_an_event_of_each_message_is_told_as_any_other(
     assert 0 <= usual.created - ours.created < 60
     ours.created = usual.created
     assert form.format(ours) == form.format(usual)
+
+
+_SECONDS = st.integers(0, 10**12).map(lambda milliseconds: milliseconds / 1000)
+
+
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | _SECONDS | st.text(st.characters())))
+def test_an_event_of_each_message_is_written_as_any_other(line: dict[str, object]) -> None:
+    assert logs._encode_plain(line).replace("\x7f", "\\u007f") == logs._encode(line)
+
+
+def test_an_event_of_each_message_may_have_text_that_is_no_unicode() -> None:
+    assert logs._encode_plain({"helo": "\ud800"}) == '{"helo":"\\ud800"}'
 
 
 def test_an_event_of_each_message_keeps_to_the_level(caplog: pytest.LogCaptureFixture) -> None:
