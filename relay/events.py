@@ -250,11 +250,13 @@ def recipients_settled(
     """One line per recipient and attempt; the operator greps these. All are in the order of the job's recipients.
 
     `policy_breach` is how the host failed its policy: refused if `refused_by_policy`, else delivered all the same.
+    `route` is a field of this and of what else tells of an attempt only where one applies: its first domain, as in
+    `check`, or "ndr.route".
     """
     if not log.isEnabledFor(logging.INFO):
         return
     retry_in_seconds = retry_in.total_seconds() if retry_in else None
-    job_fields, attempt_fields = _job_fields(job), _attempt_fields(job, attempt)
+    job_fields, attempt_fields = _job_fields(job, attempt.route), _attempt_fields(job, attempt)
     for recipient, one, outcome in zip(job.recipients, recipients, attempt.outcomes, strict=True):
         _tell(
             _SETTLED[one.verdict],
@@ -271,9 +273,10 @@ def recipients_settled(
         )
 
 
-def policy_changed_in_attempt(job: Job, old_id: str | None, new_id: str | None) -> None:
+def policy_changed_in_attempt(job: Job, route: str, old_id: str | None, new_id: str | None) -> None:
     """A policy refused hosts, was looked up again, and is another one now: they are tried at once (RFC 8461 §5)."""
-    log.info("delivery.policy_changed", extra=_job_fields(job) | {"old_policy_id": old_id, "new_policy_id": new_id})
+    fields = _job_fields(job, route) | {"old_policy_id": old_id, "new_policy_id": new_id}
+    log.info("delivery.policy_changed", extra=fields)
 
 
 def route_weakening(route: str, weakening: Weakening, now: datetime) -> None:
@@ -296,9 +299,9 @@ def _weakening_fields(route: str, weakening: Weakening) -> dict[str, object]:
     }
 
 
-def attempt_broken_off(job: Job) -> None:
+def attempt_broken_off(job: Job, route: str) -> None:
     """The relay is stopping: the attempt counts for nothing."""
-    log.info("delivery.broken_off", extra=_job_fields(job))
+    log.info("delivery.broken_off", extra=_job_fields(job, route))
 
 
 def attempt_crashed(job: Job, error: Exception) -> None:
@@ -311,8 +314,11 @@ def notice_impossible(job: Job, reason: str) -> None:
     log.error("notice.impossible", extra=_job_fields(job) | {"reason": reason})
 
 
-def _job_fields(job: Job) -> dict[str, object]:
-    return _message_fields(job.message, job.destination)
+def _job_fields(job: Job, route: str = "") -> dict[str, object]:
+    fields = _message_fields(job.message, job.destination)
+    if route:
+        fields["route"] = route
+    return fields
 
 
 def _message_fields(message: Message, destination: str) -> dict[str, object]:

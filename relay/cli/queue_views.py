@@ -86,13 +86,15 @@ def print_entry(entry: QueueEntry) -> None:
 
 def _print_attempt(attempt: Attempt) -> None:
     say(f"attempt {attempt.number}  {shown(attempt.started_at)}  took {_seconds(attempt)}")
+    if attempt.route:
+        say(f"  route {attempt.route}")
     if (policy := attempt.policy) is not None:
         until = shown(policy.expires_at)
         say(f"  policy {policy.mode}, id {policy.record_id}, mx {', '.join(policy.mx)}, until {until}")
     if attempt.policy_problem:
         say(f"  policy problem: {attempt.policy_problem}")
     if attempt.failure is not None:
-        say(f"  no route: {attempt.failure.detail}")
+        say(f"  no way there: {attempt.failure.detail}")
     for host in attempt.hosts:
         _print_host(host)
     for outcome in attempt.outcomes:

@@ -241,7 +241,8 @@ class DeliveryWorker:
         run.record_checked = now.findings is not None and now.findings.record_checked
         allowed = _judged_anew(plan.refused, now)
         if allowed:
-            events.policy_changed_in_attempt(run.job, policy_id(run.route.findings), policy_id(now.findings))
+            old_id, new_id = policy_id(run.route.findings), policy_id(now.findings)
+            events.policy_changed_in_attempt(run.job, run.route.directions.name, old_id, new_id)
             run.route = now
             plan.offer_again(allowed)
             await self._visit_hosts(run, plan)
@@ -253,7 +254,7 @@ class DeliveryWorker:
         plan = run.plan
         results = run.sessions.results(self._clock.now()) if run.sessions is not None else ()
         if run.broken_off and (plan is None or not plan.answered):
-            events.attempt_broken_off(run.job)
+            events.attempt_broken_off(run.job, run.route.directions.name)
             self._tally.broken_off()
             if await self._write(uncharged(run.job, results)) and run.sessions is not None:
                 run.sessions.settled()
@@ -285,6 +286,7 @@ class DeliveryWorker:
             policy_problem=run.route.policy_problem,
             record_checked=run.record_checked,
             failure=plan.failure,
+            route=run.route.directions.name,
         )
 
     async def _settle(

@@ -225,7 +225,8 @@ class Attempt:
 
     `record_checked`: `_mta-sts` was asked past our caches, without which a refusal may not become final
     (RFC 8461 §5). `policy_problem` says what is wrong with the policy host or record, "" if nothing.
-    `failure` is set when there was no host to try (DNS, null MX, loop).
+    `failure` is set when there was no host to try (DNS, null MX, loop). `route` is the name of the operator's route
+    that was taken, "" if none applies.
     """
 
     number: int
@@ -237,6 +238,7 @@ class Attempt:
     policy_problem: str = ""
     record_checked: bool = False
     failure: HostFailure | None = None
+    route: str = ""
 
     def host_of(self, outcome: Outcome) -> HostAttempt | None:
         """Return the host that decided for a recipient, the last one where several have its name and address."""

@@ -162,6 +162,7 @@ async def test_exceptions_are_told_at_start_counted_and_shown_and_those_that_hav
         + route("open.test", mta_sts="off", reason=reason, until=str(today + timedelta(days=1)))
         + route("over.test", mta_sts="off", reason=reason, until=str(today - timedelta(days=1)))
     )
+    await lab.domain("free.test", mx=[("mx.free.test", 10, None)])
     async with scene.relay as relay:
         told = await relay.wait_for(is_event("route.weakening", route="open.test"))
         assert (told["turns_off"], told["reason"], told["level"]) == ("mta_sts", reason, "warning")
@@ -170,8 +171,10 @@ async def test_exceptions_are_told_at_start_counted_and_shown_and_those_that_hav
 
         queue_id = await scene.send("bob@open.test")
         done = await scene.settled(queue_id, "delivered")
-        assert done["security"] == "opportunistic", "it is encrypted all the same"
+        assert (done["route"], done["security"]) == ("open.test", "opportunistic"), "it is encrypted all the same"
         await relay.wait_for(is_event("delivery.weakened", queue_id=queue_id, reason=reason))
+        assert "  route open.test\n" in (await scene.cli("queue", "show", queue_id))[1]
+        assert "route" not in await scene.settled(await scene.send("bob@free.test"), "delivered")
         waits = await scene.settled(await scene.send("bob@over.test"), "deferred")
         assert waits["status"] == "4.7.5"
         _, text = await scene.http("/metrics")

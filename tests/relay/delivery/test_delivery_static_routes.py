@@ -21,8 +21,10 @@ from relay.delivery.routing_table import (
     Weakening,
 )
 from relay.delivery.seam import Login
+from relay.logs import fields
 from relay.queue.attempt import FailureKind
 from relay.queue.message import Origin, State
+from relay.status import Reply
 
 VERIFIED = RouteDemand(level=Level.VERIFIED)
 ENCRYPTED = RouteDemand(level=Level.ENCRYPTED)
@@ -332,6 +334,54 @@ async def test_routes_do_not_touch_each_other() -> None:
     assert [one.route for one in asked] == [VERIFIED, None, VERIFIED, None]
 
 
+# -- the log -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_becomes_of_mail_names_the_route_that_it_took(caplog: pytest.LogCaptureFixture) -> None:
+    hop = Directions(name="partner.test", next_hops=(NextHop.parse("smtp://10.1.1.1"),))
+    world = World(
+        routes=(StaticRoute(patterns=("partner.test", "*.partner.test"), directions=hop),),
+        ndr_route=(NextHop.parse("smtp://10.1.1.2"),),
+    )
+    world.transport.hosts["10.1.1.1"].replies = {"b@eu.partner.test": Reply(451, ("4.2.0 later",))}
+    with caplog.at_level("INFO", logger="relay"):
+        entry = await world.attempt("a@eu.partner.test", "b@eu.partner.test")
+        await world.attempt("a@example.test")
+        await world.worker.attempt(await world.job(origin=Origin.RELAY))
+    told = [(one.message, fields(one)) for one in caplog.records if one.message.startswith("recipient.")]
+    assert [(event, said.get("route", "-")) for event, said in told] == [
+        ("recipient.delivered", "partner.test"),
+        ("recipient.deferred", "partner.test"),
+        ("recipient.delivered", "-"),
+        ("recipient.delivered", "ndr.route"),
+    ]
+    assert [one.route for one in entry.attempts_made] == ["partner.test"]
+
+
+async def test_an_attempt_that_is_broken_off_names_its_route_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(routes=(weakened(None, Weakened.MTA_STS),))
+    world.domain("other.test", "mx.other.test")
+    world.worker.drain()
+    with caplog.at_level("INFO", logger="relay"):
+        await world.worker.attempt(await world.job())
+        await world.worker.attempt(await world.job("x@other.test"))
+    told = [vars(one) for one in caplog.records if one.message == "delivery.broken_off"]
+    assert [said.get("route", "-") for said in told] == ["example.test", "-"]
+
+
+async def test_a_policy_that_changed_in_an_attempt_is_told_of_with_the_route(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(routes=(route("mx://hop.test"),))
+    world.domain("hop.test", "mx.hop.test")
+    world.publish("hop.test", "1", "enforce", "other.test")
+    job = await world.job()
+    await world.router.route(job.message, "example.test")
+    world.publish("hop.test", "2", "enforce", "mx.hop.test")
+    with caplog.at_level("INFO", logger="relay"):
+        await world.worker.attempt(job)
+    (said,) = [vars(one) for one in caplog.records if one.message == "delivery.policy_changed"]
+    assert (said["route"], said["old_policy_id"], said["new_policy_id"]) == ("*", "1", "2")
+
+
 # -- exceptions --------------------------------------------------------------------------------------------------------
 
 
@@ -353,9 +403,9 @@ async def test_each_use_of_an_exception_is_in_the_log(caplog: pytest.LogCaptureF
     with caplog.at_level("INFO", logger="relay"):
         await world.attempt()
     (record,) = [one for one in caplog.records if one.msg == "delivery.weakened"]
-    fields = vars(record)
-    assert (fields["route"], fields["turns_off"]) == ("example.test", "mta_sts, dane")
-    assert (fields["reason"], fields["ends_at"]) == ("their CA is broken", None)
+    said = vars(record)
+    assert (said["route"], said["turns_off"]) == ("example.test", "mta_sts, dane")
+    assert (said["reason"], said["ends_at"]) == ("their CA is broken", None)
 
 
 async def test_an_exception_still_encrypts_where_it_can() -> None:
