@@ -33,7 +33,7 @@ def zeros(count: int) -> bytes:
 
 def test_an_id_is_26_letters_of_base_32() -> None:
     assert QueueIds(0, Times(0), zeros)() == "01KDVDNA000000000000000000"
-    assert QueueIds(MAX_WORKER, Times(0), ones)() == "01KDVDNA00ZZRFZZZZZZZZZZZZ"
+    assert QueueIds(MAX_WORKER, Times(0), ones)() == "01KDVDNA00ZZR0ZZZZZZZZZZZZ"
 
 
 @given(
@@ -50,6 +50,13 @@ def test_ids_grow_whatever_the_clock_does_and_name_their_worker(
     assert {worker_of(queue_id) for queue_id in made} == {worker}
     assert all(len(queue_id) == 26 and queue_id.isascii() and queue_id.isalnum() for queue_id in made)
     assert all(queue_id == queue_id.upper() for queue_id in made)
+
+
+def test_more_ids_than_a_millisecond_can_count_run_on_into_the_next() -> None:
+    new_id = QueueIds(0, Times(0), zeros)
+    made = [new_id() for _ in range(257)]
+    assert (made[0], made[255]) == ("01KDVDNA000000000000000000", "01KDVDNA00007Z000000000000")
+    assert made[256] == "01KDVDNA010000000000000000"
 
 
 def test_later_ids_sort_after_earlier_ones_of_any_worker() -> None:
