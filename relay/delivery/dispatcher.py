@@ -196,6 +196,8 @@ class Dispatcher:
                 await self._claim(lane)
             while runner.job or await self._take(runner):
                 await self._run_job(runner)
+                if not lane.has_work:
+                    break
                 if lane.runners > 1 and lane.runners > self._slots.attempts(lane.destination):
                     break
                 self._fill(lane)
@@ -204,8 +206,10 @@ class Dispatcher:
             self._unproven_runners -= runner.unproven
             del self._runners[runner]
             self._room.set()
-            self._fill(lane)
-            self._lanes.discard_if_idle(lane)
+            if lane.has_work:
+                self._fill(lane)
+            elif not lane.runners:
+                self._lanes.discard(lane)
             self._serve_line()
 
     def _serve_line(self) -> None:

@@ -28,10 +28,6 @@ class Lane:
     def has_work(self) -> bool:
         return bool(self.jobs) or (self.due and not self.claiming)
 
-    @property
-    def idle(self) -> bool:
-        return not self.runners and not self.has_work
-
 
 class Lanes:
     """All lanes, and the line of those that have work but found no room; served in turn."""
@@ -53,10 +49,10 @@ class Lanes:
             lane = self._lanes[destination] = Lane(destination)
         return lane
 
-    def discard_if_idle(self, lane: Lane) -> None:
-        if lane.idle:
-            self._lanes.pop(lane.destination, None)
-            self._line.pop(lane.destination, None)
+    def discard(self, lane: Lane) -> None:
+        """Take away a lane that has neither work nor runners."""
+        self._lanes.pop(lane.destination, None)
+        self._line.pop(lane.destination, None)
 
     def line_up(self, lane: Lane) -> None:
         """Let the lane wait for room, behind those that wait already."""
