@@ -285,6 +285,13 @@ def route_weakening(route: str, weakening: Weakening, now: datetime) -> None:
     log.warning("route.weakening_ended" if ended else "route.weakening", extra=_weakening_fields(route, weakening))
 
 
+def route_weakening_ends(route: str, weakening: Weakening, days_left: int, then: str) -> None:
+    """At start and once a day in the week before: a route's exception ends by itself. `then` is what will hold."""
+    log.warning(
+        "route.weakening_ends", extra=_weakening_fields(route, weakening) | {"days_left": days_left, "then": then}
+    )
+
+
 def route_weakened(job: Job, route: str, weakening: Weakening) -> None:
     """An attempt goes under an exception that a route makes: policy or TLSA records count for nothing."""
     log.info("delivery.weakened", extra=_job_fields(job) | _weakening_fields(route, weakening))

@@ -168,6 +168,8 @@ async def test_exceptions_are_told_at_start_counted_and_shown_and_those_that_hav
         assert (told["turns_off"], told["reason"], told["level"]) == ("mta_sts", reason, "warning")
         assert str(told["ends_at"]).startswith(str(today + timedelta(days=2)))
         await relay.wait_for(is_event("route.weakening_ended", route="over.test"))
+        soon = await relay.wait_for(is_event("route.weakening_ends", route="open.test", level="warning"))
+        assert (soon["days_left"], soon["then"]) in {(2, "mta_sts enforce"), (1, "mta_sts enforce")}, "or midnight came"
 
         queue_id = await scene.send("bob@open.test")
         done = await scene.settled(queue_id, "delivered")
