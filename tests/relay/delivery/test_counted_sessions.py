@@ -14,7 +14,8 @@ from policy.requirement import PolicyType, ResultType
 from policy.tls_facts import TlsFailure
 from relay.delivery.negotiation import Countable, Negotiation
 from relay.delivery.routing_table import Directions, Judgement, NextHop, StaticRoute
-from relay.queue.attempt import FailureKind, HostFailure
+from relay.delivery.seam import HostError
+from relay.queue.attempt import FailureKind, HostFailure, Phase
 from relay.queue.message import Origin, State
 from relay.queue.tls_results import TlsResult
 
@@ -237,6 +238,20 @@ async def test_a_host_where_tls_failed_is_told_of_beside_the_next_that_took_the_
         (ResultType.VALIDATION_FAILURE, "mx1.example.test")
     ]
     assert (good.failures, good.policy) == ((), bad.policy)
+
+
+@pytest.mark.rfc("8460-4.2-b", "8460-4.2-c")
+async def test_an_address_where_tls_failed_is_told_of_beside_the_next_one_of_the_host() -> None:
+    world = counting()
+    world.addresses(MX, found_addresses("198.41.0.1", "198.41.0.2"))
+    failure = HostFailure(kind=FailureKind.CONNECTION_REFUSED, detail="")
+    error = HostError(failure, Phase.CONNECT)
+    error.countable = Countable(Negotiation(day=DAY, failure=failure, waived=HANDSHAKE))
+    host = world.transport.hosts[MX]
+    host.results, host.countable = [error], session()
+    assert (await world.attempt()).state is State.DELIVERED
+    ((bad, good),) = results(world)
+    assert (len(bad.failures), good.failures) == (1, ())
 
 
 @pytest.mark.rfc("8460-4.3.1-f")
