@@ -146,19 +146,26 @@ class DeliveryPlan:
         self._visit = None
         self._failure = failure
 
-    def host_replied(self, result: SendResult, facts: SessionFacts) -> None:
-        """Take in what the host made of `offer`. Replies for anybody else are not ours to act on."""
+    def host_replied(self, result: SendResult, facts: SessionFacts) -> bool:
+        """Take in what the host made of `offer`, and return whether it took the message for anybody.
+
+        Replies for anybody else are not ours to act on.
+        """
         visit = self._present
         answered = [one for one in visit.offer if one.id in result.replies]
+        taken = False
         for recipient in answered:
-            self._answer(visit, recipient, result, facts)
+            taken = self._answer(visit, recipient, result, facts) or taken
         self._record_session(visit, result, facts)
         if result.phase is Phase.END_OF_DATA and result.failure and result.failure.kind not in _LACKS:
             self._leave_in_doubt(visit, result)
         visit.targets.clear()  # the host has answered: for whoever is left the next host is asked
-        # A host that puts off everyone it was offered makes no progress, and is not asked for ever.
-        postponed = frozenset(result.postponed) if answered else frozenset()
-        visit.offer = tuple([one for one in visit.offer if one.id in postponed and one.id not in result.replies])
+        again: tuple[Recipient, ...] = ()
+        if answered and result.postponed:  # who puts off everyone makes no progress, and is not asked for ever
+            postponed = frozenset(result.postponed)
+            again = tuple([one for one in visit.offer if one.id in postponed and one.id not in result.replies])
+        visit.offer = again
+        return taken
 
     def host_failed(self, error: HostError) -> None:
         """Take in that the present target could not be used; nobody has an answer from it."""
@@ -242,7 +249,8 @@ class DeliveryPlan:
         if kind.refusal and not (kind.dane or kind.route) and host.level is Level.VERIFIED:
             self._refused[host.name] = host
 
-    def _answer(self, visit: _Visit, recipient: Recipient, result: SendResult, facts: SessionFacts) -> None:
+    def _answer(self, visit: _Visit, recipient: Recipient, result: SendResult, facts: SessionFacts) -> bool:
+        """Note the reply for one recipient; True if the host took the message for it."""
         reply = result.replies[recipient.id]
         action = Action.DELIVERED if reply.positive else Action.DEFERRED if reply.transient else Action.FAILED
         self._outcomes[recipient.id] = Outcome(
@@ -259,8 +267,9 @@ class DeliveryPlan:
         if action is Action.DEFERRED:
             self._deferrals[recipient.id] = self._deferrals.get(recipient.id, 0) + 1
             if self._deferrals[recipient.id] < MAX_DEFERRALS:
-                return
+                return False
         del self._waiting[recipient.id]
+        return action is Action.DELIVERED
 
     def _leave_in_doubt(self, visit: _Visit, result: SendResult) -> None:
         """The host has the whole message, and may keep it: whoever it did not answer for waits, whatever other hosts.

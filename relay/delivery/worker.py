@@ -221,11 +221,11 @@ class DeliveryWorker:
             while plan.offer:
                 parcel = Parcel(message=message, recipients=plan.offer, content=self._content(run.job))
                 result = await session.send(parcel)
-                plan.host_replied(result, session.facts)
+                taken = plan.host_replied(result, session.facts)
                 if run.sessions is not None:
                     run.sessions.note(plan.host, run.route.findings, session.facts.countable)
                 # A report goes where mail may not: that it arrives says nothing of mail.
-                if any(reply.positive for reply in result.replies.values()) and not target.requirement.for_reports:
+                if taken and not target.requirement.for_reports:
                     self._slots.succeeded(destination, target.mx_host)
                 if self._draining and plan.offer:
                     run.broken_off = True
@@ -366,10 +366,21 @@ class DeliveryWorker:
 
 
 async def _finish(job: Job, work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end even if the caller is cancelled meanwhile, who then learns of it."""
-    task = asyncio.create_task(work)
+    """Run to the end even if the caller is cancelled meanwhile, who then learns of it.
+
+    What asyncio.shield does, without what makes that fit for any awaitable: each attempt ends here.
+    """
+    loop = asyncio.get_running_loop()
+    task, ended = loop.create_task(work), loop.create_future()
+
+    def wake(_task: asyncio.Task[T]) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    task.add_done_callback(wake)
     try:
-        return await asyncio.shield(task)
+        await ended
+        return task.result()
     except asyncio.CancelledError:
         await asyncio.wait({task})
         if not task.cancelled() and isinstance(error := task.exception(), Exception):

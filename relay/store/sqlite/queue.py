@@ -6,7 +6,7 @@ One process works on a file; others (the command line) may operate on it at the 
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import Enum
@@ -147,15 +147,17 @@ class SqliteQueueStore:
 
     async def enqueue(self, message: NewMessage, lease: frozenset[str] = frozenset()) -> Sequence[Job]:
         """Commit a message; see QueueStore. Notices are taken even when nothing else is."""
-        if message.origin is not Origin.RELAY and not await self.room_for(message.size):
+        at = self._clock.now()
+        if message.origin is not Origin.RELAY and not await self._room.has(message.size, at):
             raise StoreFullError("the disk is nearly full (store.min_free_disk)")
 
         def enqueued(jobs: list[Job], heard: bool) -> None:
-            if len(jobs) < len({recipient.destination for recipient in message.recipients}):
+            recipients = message.recipients
+            if len(jobs) < len(recipients) and len(jobs) < len({recipient.destination for recipient in recipients}):
                 self._work.set()
             self._leased(jobs, heard)
 
-        now = self._now()
+        now = to_us(at)
         arrival = Arrival(new=message, now=now, terms=self._terms(now), lease=lease)
         return await self._writer.join(self._insert_messages, arrival, size=message.size, done=enqueued)
 
@@ -306,9 +308,10 @@ class SqliteQueueStore:
         await self._viewer.close()
         await self._writer.close()
 
-    async def _end(self, ending: settling.Ending, *, wake: bool, patient: bool = False) -> None:
-        size = sum(notice.size for notice in ending.notices)
-        await self._writer.join(self._end_jobs, ending, size=size, done=self._wake if wake else None, patient=patient)
+    def _end(self, ending: settling.Ending, *, wake: bool, patient: bool = False) -> Awaitable[None]:
+        size = sum([notice.size for notice in ending.notices])
+        done = self._wake if wake else None
+        return self._writer.join(self._end_jobs, ending, size=size, done=done, patient=patient)
 
     async def _operate(self, change: _Change, which: QueueFilter, *states: State) -> int:
         """Change the jobs meant, in short transactions; each checks again that a job is still in one of the states."""
