@@ -150,25 +150,28 @@ class _Waiting(logging.Handler):
         self._dropped = 0
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """As any handler does, but that there are no filters here."""
+        """There are no filters here, and nothing is emitted: a record is kept, or dropped and counted."""
         with self._turn:
-            self.emit(record)
+            if len(self.records) >= self._most and not self._make_room(record):
+                self._dropped += 1
+                return False
+            if self._dropped:
+                self.records.append(_dropped_record(self._dropped))
+                self._dropped = 0
+            self.records.append(record)
+            if not self.some.is_set():
+                self.some.set()
         return True
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def _make_room(self, record: logging.LogRecord) -> bool:
+        """Wait until there is room for an ERROR; False for anything below, which is not worth it."""
         while len(self.records) >= self._most:
             if record.levelno < logging.ERROR:
-                self._dropped += 1
-                return
+                return False
             self.room.clear()
             if len(self.records) >= self._most:
                 self.room.wait()
-        if self._dropped:
-            self.records.append(_dropped_record(self._dropped))
-            self._dropped = 0
-        self.records.append(record)
-        if not self.some.is_set():
-            self.some.set()
+        return True
 
 
 def _dropped_record(count: int) -> logging.LogRecord:

@@ -16,7 +16,7 @@ from relay.ingress.parameters import (
     parse_mail_parameters,
     parse_rcpt_parameters,
 )
-from relay.ingress.paths import Path, PathError, parse_forward_path, parse_reverse_path, split_path
+from relay.ingress.paths import Path, PathError, ordinary_path, parse_forward_path, parse_reverse_path, split_path
 from relay.ingress.shared import MessageResult
 from relay.queue.message import NewRecipient
 from relay.store.protocols import StoreError
@@ -161,11 +161,13 @@ class EnvelopeConnection(IdentifiedConnection):
             self._add_recipient(transaction, argument[keyword.end() :])
 
     def _add_recipient(self, transaction: Transaction, argument: bytes) -> None:
-        smtputf8 = transaction.parameters.smtputf8
+        smtputf8, parameters = transaction.parameters.smtputf8, NO_RCPT_PARAMETERS
         try:
-            octets, rest = split_path(argument)
-            parameters = self._rcpt_parameters(rest, smtputf8=smtputf8)
-            path = parse_forward_path(octets, smtputf8=smtputf8)
+            path = ordinary_path(argument)  # nothing behind it, as mostly
+            if path is None:
+                octets, rest = split_path(argument)
+                parameters = self._rcpt_parameters(rest, smtputf8=smtputf8)
+                path = parse_forward_path(octets, smtputf8=smtputf8)
         except PathError as error:
             code = "553 5.6.7" if error.needs_smtputf8 else "501 5.1.3"
             self._refuse_recipient(transaction, f"{code} Bad recipient address: {error}")

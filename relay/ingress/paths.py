@@ -52,6 +52,15 @@ class Path(NamedTuple):
 NULL_PATH = Path("", "")
 
 
+def ordinary_path(octets: bytes) -> Path | None:
+    """Return the path that the octets are, or None where they have to be split and parsed by all the rules."""
+    match = _ORDINARY.fullmatch(octets) if len(octets) <= _MAX_PATH else None
+    if match is None or match.end(1) > 1 + _MAX_LOCAL:
+        return None
+    name = match[2].decode("ascii").lower()
+    return Path(f"{match[1].decode('ascii')}@{name}", name)
+
+
 def split_path(argument: bytes) -> tuple[bytes, bytes]:
     """Split what follows `FROM:` or `TO:` into the path with its brackets and the parameters behind it."""
     if not argument.startswith(b"<"):
@@ -104,11 +113,7 @@ def parse_mailbox(text: str) -> Path:
 
 
 def _parse(path: bytes, *, smtputf8: bool) -> Path:
-    ordinary = _ORDINARY.fullmatch(path) if len(path) <= _MAX_PATH else None
-    if ordinary is not None and len(ordinary[1]) <= _MAX_LOCAL:
-        name = ordinary[2].decode("ascii").lower()
-        return Path(f"{ordinary[1].decode('ascii')}@{name}", name)
-    return _parse_any(path, smtputf8=smtputf8)
+    return ordinary_path(path) or _parse_any(path, smtputf8=smtputf8)
 
 
 def _parse_any(path: bytes, *, smtputf8: bool) -> Path:
