@@ -6,7 +6,7 @@ recipient's failure). The worker asks for targets and tells what happened; it de
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from policy.requirement import Level
 from relay.delivery.commands import needs_smtputf8
@@ -25,16 +25,17 @@ MAX_DEFERRALS = 2
 _LACKS = frozenset({FailureKind.EIGHT_BIT, FailureKind.SMTPUTF8, FailureKind.TOO_LARGE, FailureKind.REQUIRETLS_MISSING})
 
 
-@dataclass(slots=True)
 class _Visit:
     """The host being visited: targets left to try, recipients to offer, and the record of the address in use."""
 
-    host: Host
-    targets: deque[Target]
     target: Target | None = None
     address: str = ""
     offer: tuple[Recipient, ...] = ()
     record: HostAttempt | None = None
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.targets = deque(host.targets)
 
 
 class DeliveryPlan:
@@ -209,7 +210,7 @@ class DeliveryPlan:
     def _enter(self, host: Host) -> None:
         self._visit = None
         if host.failure is None:
-            self._visit = _Visit(host, deque(host.targets))
+            self._visit = _Visit(host)
         else:
             self._record_uncontacted(host)
 

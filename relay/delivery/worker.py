@@ -6,7 +6,7 @@ leaves, the job stays with its lease, and the lease lapses.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -50,12 +50,9 @@ class Ended:
     retry_at: datetime | None = None
 
 
-@dataclass(slots=True, kw_only=True)
 class _Run:
     """An attempt under way."""
 
-    job: Job
-    started_at: datetime
     plan: DeliveryPlan | None = None
     route: Route = _NOWHERE
     record_checked: bool = False
@@ -63,6 +60,10 @@ class _Run:
     sessions: AttemptSessions | None = None
     settling: bool = False
     broken_off: bool = False
+
+    def __init__(self, job: Job, started_at: datetime) -> None:
+        self.job = job
+        self.started_at = started_at
 
 
 class DeliveryWorker:
@@ -130,7 +131,7 @@ class DeliveryWorker:
         reach it cools it down as a whole. Cancelling breaks the attempt off: it is settled, uncharged as far as no
         host has answered, before CancelledError leaves.
         """
-        run = _Run(job=job, started_at=self._clock.now())
+        run = _Run(job, self._clock.now())
         if self._counts_sessions:
             run.sessions = AttemptSessions(run.started_at.date())
         self._runs[job.id] = run

@@ -61,16 +61,17 @@ class ContentFacts:
 class Content:
     """One message's content on its way in. After a problem the rest is of no interest."""
 
+    problem: ContentProblem | None = None
+    _line = 0
+    _eight_bit = False
+    _ends_line = True
+    _begun = False
+
     def __init__(self, *, bare_newlines: BareNewlines, max_hops: int) -> None:
-        self.problem: ContentProblem | None = None
         self._reject_bare = bare_newlines is BareNewlines.REJECT
         self._max_hops = max_hops
         self._line_ends = LineEnds()
-        self._line = 0
-        self._eight_bit = False
         self._header = HeaderScan(max_hops)
-        self._ends_line = True
-        self._begun = False
 
     def feed(self, data: bytes) -> bytes:
         """Return the octets to keep."""
@@ -133,16 +134,17 @@ class Content:
 class HeaderScan:
     """Reads the header section, and behind it the headers of MIME parts (RFC 2046 §5.1), "at any MIME level"."""
 
+    received = 0
+    message_id = ""
+    eight_bit = False
+    tls_required_no = False
+    _parts = 0
+    _looked_at = 0
+
     def __init__(self, max_received: int) -> None:
-        self.received = 0
-        self.message_id = ""
-        self.eight_bit = False
-        self.tls_required_no = False
         self._max_received = max_received
         self._boundaries: set[bytes] = set()
-        self._parts = 0
         self._held = bytearray()
-        self._looked_at = 0
         self._step: Callable[[bool], bool] = self._read_header
 
     def feed(self, data: bytes) -> None:

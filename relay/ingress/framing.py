@@ -14,11 +14,10 @@ _END = b"\r\n.\r\n"
 class EndOfData:
     """Finds CRLF.CRLF and takes the stuffed dots away."""
 
-    def __init__(self) -> None:
-        # The octets that may yet turn out to begin the end. The content starts at the beginning of a line, so a
-        # CRLF is put before it, which is not part of it.
-        self._held = b"\r\n"
-        self._borrowed = 2
+    # The octets that may yet turn out to begin the end. The content starts at the beginning of a line, so a CRLF is
+    # put before it, which is not part of it.
+    _held = b"\r\n"
+    _borrowed = 2
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Return un-stuffed content, and what follows the end of data; None while it has not been seen."""
@@ -49,9 +48,8 @@ def _possible_end(data: bytes) -> int:
 class LineEnds:
     """Makes each bare CR and each bare LF a CRLF, and says whether there was one. CR CR LF has one bare CR."""
 
-    def __init__(self) -> None:
-        self.bare = False
-        self._held_cr = False
+    bare = False
+    _held_cr = False
 
     def feed(self, data: bytes) -> bytes:
         if self._held_cr:

@@ -29,19 +29,20 @@ class Intake:
     then one piece of 256 KiB, are held; all sessions together hold what `budget` allows.
     """
 
+    refusal: str | None = None
+    received = 0
+    handed_over = False
+    _held = 0
+    _kept = 0
+    _upload: Upload | None = None
+
     def __init__(self, *, head: bytes, settings: IngressSettings, store: QueueStore, budget: MemoryBudget) -> None:
-        self.refusal: str | None = None
-        self.received = 0
-        self.handed_over = False
         self._content = Content(bare_newlines=settings.bare_newlines, max_hops=settings.max_hops)
         self._most = settings.max_message_size
         self._hold_at_most = settings.upload_above
         self._store = store
         self._budget = budget
         self._parts = [head]
-        self._held = 0
-        self._kept = 0
-        self._upload: Upload | None = None
 
     @property
     def facts(self) -> ContentFacts:
