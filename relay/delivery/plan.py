@@ -22,6 +22,8 @@ operator's, gives as many again. A host that only lacks what the message needs i
 MAX_DEFERRALS = 2
 """How many hosts may answer 4yz for a recipient before it waits for the next attempt."""
 
+_ACTIONS = {2: Action.DELIVERED, 4: Action.DEFERRED, 5: Action.FAILED}
+"""By the class of the status."""
 _LACKS = frozenset({FailureKind.EIGHT_BIT, FailureKind.SMTPUTF8, FailureKind.TOO_LARGE, FailureKind.REQUIRETLS_MISSING})
 
 
@@ -253,11 +255,12 @@ class DeliveryPlan:
     def _answer(self, visit: _Visit, recipient: Recipient, result: SendResult, facts: SessionFacts) -> bool:
         """Note the reply for one recipient; True if the host took the message for it."""
         reply = result.replies[recipient.id]
-        action = Action.DELIVERED if reply.positive else Action.DEFERRED if reply.transient else Action.FAILED
+        status = reply.status
+        action = _ACTIONS[status.class_]
         self._outcomes[recipient.id] = Outcome(
             recipient_id=recipient.id,
             action=action,
-            status=reply.status,
+            status=status,
             diagnostic=str(reply),
             reply=reply,
             remote_mta=visit.host.name,

@@ -4,7 +4,6 @@ from enum import Enum
 
 from relay.delivery.routing_table import Weakening
 from relay.metrics import Metrics
-from relay.queue.attempt import Action, Attempt
 from relay.queue.enforcement import host_breach
 from relay.queue.message import HoldReason
 from relay.queue.notice import NoticeKind
@@ -55,11 +54,14 @@ class Tally:
         metrics.attempts.labels(_result(decision).value).inc()
         metrics.attempt_seconds.observe((attempt.finished_at - attempt.started_at).total_seconds())
         in_queue = (attempt.finished_at - decision.job.message.accepted_at).total_seconds()
-        for settled in decision.recipients:
+        for settled, outcome in zip(decision.recipients, attempt.outcomes, strict=True):
             metrics.recipients.labels(_RESULTS[settled.verdict].value, str(settled.status.class_)).inc()
             if settled.verdict is not Verdict.QUEUED:
                 metrics.queue_seconds.observe(max(in_queue, 0.0))
-        self._deliveries(attempt)
+            if settled.verdict is Verdict.DELIVERED and outcome.security is not None:
+                host = attempt.host_of(outcome)
+                version = host.tls.version if host is not None and host.tls is not None else "none"
+                metrics.deliveries.labels(outcome.security.value, version).inc()
         if decision.job.message.require_tls and decision.job.message.envelope.reverse_path:
             self._requiretls(decision)
         for host in attempt.hosts:
@@ -96,13 +98,6 @@ class Tally:
             else:
                 result = RequireTlsResult.FAILED
             self._metrics.requiretls_recipients.labels(result.value).inc()
-
-    def _deliveries(self, attempt: Attempt) -> None:
-        for outcome in attempt.outcomes:
-            if outcome.action is Action.DELIVERED and outcome.security is not None and outcome.remote_mta is not None:
-                host = attempt.host_of(outcome)
-                version = host.tls.version if host is not None and host.tls is not None else "none"
-                self._metrics.deliveries.labels(outcome.security.value, version).inc()
 
 
 def _result(decision: Decision) -> AttemptResult:
