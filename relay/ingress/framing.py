@@ -5,7 +5,7 @@ what comes out of it is put through `LineEnds`. The other way round, normalising
 `LF.LF` and its like, which is SMTP smuggling. Both are fed piece by piece; how the octets are cut never matters.
 """
 
-import io
+from relay.newlines import has_bare_newline
 
 _DOT = b"\r\n."
 _END = b"\r\n.\r\n"
@@ -57,7 +57,7 @@ class LineEnds:
         self._held_cr = data.endswith(b"\r")
         if self._held_cr:
             data = data[:-1]
-        if not _has_bare(data):
+        if not has_bare_newline(data):
             return data
         self.bare = True
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
@@ -69,10 +69,3 @@ class LineEnds:
         self._held_cr = False
         self.bare = True
         return b"\r\n"
-
-
-def _has_bare(data: bytes) -> bool:
-    """Whether a CR or LF stands alone. The decoder notes the kinds of line ends in one pass, faster than counting."""
-    decoder = io.IncrementalNewlineDecoder(None, translate=False)
-    decoder.decode(data.decode("latin-1"), final=True)
-    return decoder.newlines not in (None, "\r\n")
