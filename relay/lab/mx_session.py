@@ -171,7 +171,6 @@ class MxSession(TrappedConnection):
         stuffed = bytes(self._buffer[: end + 2])
         del self._buffer[: end + len(END_OF_DATA)]
         self._read = self._read_command
-        self.record.overlapped += bool(self._buffer)
         # RFC 5321 §4.5.2: the first dot of a line goes.
         content = stuffed.replace(b"\r\n.", b"\r\n") if b"\r\n." in stuffed else stuffed
         self._end_of_message(content[2:], by_bdat=False)
@@ -332,13 +331,18 @@ class MxSession(TrappedConnection):
 
     def _end_of_message(self, content: bytes, *, by_bdat: bool) -> None:
         transaction, size = self._transaction, self._behaviour.size
+        self.record.overlapped += bool(self._buffer)
+        taken = False
         if transaction is None or not transaction.recipients:
             self.put(b"554 5.5.1 No valid recipients\r\n")
         elif size is not None and len(content) > size:
             self.put(b"552 5.3.4 Too big\r\n")
-        elif self.say(Phase.END_OF_DATA, b"250 2.0.0 Taken\r\n"):
+        elif taken := self.say(Phase.END_OF_DATA, b"250 2.0.0 Taken\r\n"):
             self._take(transaction, content, by_bdat=by_bdat)
-        self._transaction = None
+        if transaction is not None and by_bdat and not taken:
+            transaction.broken = True  # RFC 3030 §2: until RSET
+        else:
+            self._transaction = None
 
     def _take(self, transaction: _Transaction, content: bytes, *, by_bdat: bool) -> None:
         lines = content.count(b"\r\n")

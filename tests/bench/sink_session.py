@@ -145,7 +145,10 @@ class SinkSession:
         return True
 
     def _end_chunk(self) -> None:
-        if self._last_chunk:
+        if not self._recipients:
+            self._mode = _Mode.COMMAND
+            self._say(b"503 5.5.1 no transaction for a chunk")
+        elif self._last_chunk:
             self._complete()
         else:
             self._mode = _Mode.COMMAND
