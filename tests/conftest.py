@@ -22,6 +22,7 @@ REQUIRE_ALL = bool(os.environ.get("REQUIRE_ALL"))
 ON_BOTH_LOOPS = frozenset(
     {
         "test_app_line.py",
+        "test_client_chunks.py",
         "test_client_overlap.py",
         "test_client_session.py",
         "test_connection_pool.py",

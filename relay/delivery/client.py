@@ -51,8 +51,8 @@ class Connection:
     """An open connection that meets its target's requirement, and what the pool notes of it.
 
     `took`: how long it took to open, in seconds. `clean`: a transaction has come to its end on it; `overlaps`: one has
-    begun before the one ahead was answered. `waits_since` (loop time) while nobody has it; `timer` is then set, and
-    may still be while somebody does.
+    begun before the one ahead was answered; `took_chunk`: BDAT was answered.
+    `waits_since` (loop time) while nobody has it; `timer` is then set, and may still be while somebody does.
     `concession` is what the host needed, `conceded_for` why, where that was found out for this connection.
     """
 
@@ -63,6 +63,7 @@ class Connection:
     transactions: int = 0
     clean: bool = False
     overlaps: bool = False
+    took_chunk: bool = False
     domains: set[str] = field(default_factory=set)
     may_carry: int = 1
     waits_since: float | None = None

@@ -1,4 +1,6 @@
-"""Content on its way out: dots doubled, CRLF and nothing else (RFC 5321 §4.5.2, §2.3.8). **Pure.**"""
+"""Content on its way out: CRLF and nothing else (RFC 5321 §2.3.8), for DATA with dots doubled (§4.5.2). **Pure.**"""
+
+from relay.newlines import has_bare_newline
 
 _NO_NEWLINES = bytes(octet for octet in range(256) if octet not in b"\r\n")
 
@@ -29,3 +31,13 @@ class DotStuffer:
         if self._tail.endswith(b"\r"):
             raise BareNewlineError("content that ends in a bare CR")
         return b".\r\n" if self._tail == b"\r\n" else b"\r\n.\r\n"
+
+
+def chunk(content: bytes) -> bytes:
+    """Return the whole of a message's content as BDAT takes it, octet for octet (RFC 3030 §2). Raises BareNewlineError.
+
+    A CRLF is put at its end only if it lacks one.
+    """
+    if has_bare_newline(content):
+        raise BareNewlineError("content with a bare CR or LF")
+    return content if content.endswith(b"\r\n") or not content else content + b"\r\n"

@@ -24,6 +24,7 @@ class Extensions:
 
     starttls: bool = False
     pipelining: bool = False
+    chunking: bool = False
     eight_bit_mime: bool = False
     smtputf8: bool = False
     dsn: bool = False
@@ -47,6 +48,7 @@ def parse_extensions(reply: Reply, *, in_tls: bool = False) -> Extensions:
     return Extensions(
         starttls="STARTTLS" in offered,
         pipelining="PIPELINING" in offered,
+        chunking="CHUNKING" in offered,
         eight_bit_mime="8BITMIME" in offered,
         smtputf8="SMTPUTF8" in offered,
         dsn="DSN" in offered,

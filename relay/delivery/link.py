@@ -24,7 +24,7 @@ from policy.requirement import Requirement, ResultType
 from policy.tls import describe_session
 from relay.delivery.extensions import Extensions, parse_extensions, peer_name
 from relay.delivery.negotiation import Ends
-from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off
+from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off, unless_closing
 from relay.delivery.seam import LinkObserver, Login, NullLinkObserver
 from relay.delivery.timeouts import Timeouts
 from relay.queue.attempt import FailureKind, Phase
@@ -34,6 +34,8 @@ BLOCK = 64 * 1024
 """Octets of content written at once, and about what a connection buffers."""
 
 QUIT_LIMIT = timedelta(seconds=5)
+
+_UNWANTED_CHUNK = b"BDAT 3 LAST\r\nX\r\n"
 _OUR_OWN = frozenset({errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM})
 
 
@@ -53,7 +55,9 @@ class UnprotectedError(Exception):
 class Link:
     """A connection. `phase` is how far it came, `offered` what the latest EHLO reply said.
 
-    `reset`: RSET is out, and its reply is looked at by the next transaction; `reset_due`: it has yet to be said.
+    `reset`: RSET is out, and its reply is looked at by the next transaction. `reset_due`: to whom the replies are owed
+    of a transaction that the host may yet hold open, so that RSET has to go before the next. `on_trial`: a chunk that
+    the host is to skip went before RSET.
     """
 
     def __init__(
@@ -67,7 +71,8 @@ class Link:
         self.phase = Phase.CONNECT
         self.offered = Extensions()
         self.reset: Answers | None = None
-        self.reset_due = False
+        self.reset_due: Answers | None = None
+        self.on_trial = False
         self.retired = False
         self._within_content = False
         self._requirement = requirement
@@ -252,16 +257,23 @@ class Link:
         """Return where the replies to one transaction are to come."""
         return Answers(self._connected())
 
-    def pipeline(self, commands: bytes, answers: Answers, replies: int) -> None:
-        """Write commands that owe so many replies. The one door for mail: raises UnprotectedError.
+    def pipeline(self, commands: bytes, answers: Answers, replies: int, *, content: bytes | None = None) -> bool:
+        """Write commands that owe so many replies, the last of them BDAT if `content` is to follow it.
 
-        On a connection that is lost it does nothing; waiting for a reply tells why.
+        Return whether all of it is on its way. The one door for mail: raises UnprotectedError. On a connection that
+        is lost nothing is written; waiting for a reply tells why.
         """
         protocol = self._connected()
-        if protocol.usable:
-            self._demand_protection()
-            protocol.expect(answers, replies)
-            protocol.write(commands)
+        if not protocol.usable:
+            return False
+        self._demand_protection()
+        protocol.expect(answers, replies)
+        protocol.write(commands)
+        if content is not None:
+            protocol.write(content)
+            answers.content_end = protocol.written
+            self.reset_due = answers
+        return True
 
     async def stream(self, content: bytes) -> None:
         """Write content, already dot-stuffed, as fast as the host takes it. Raises LinkError."""
@@ -287,17 +299,33 @@ class Link:
 
     def say_reset(self) -> None:
         """Say RSET. Its reply is left to the next transaction."""
-        self.reset, self.reset_due = self.answers(), False
+        self.reset, self.reset_due = self.answers(), None
         self.pipeline(b"RSET\r\n", self.reset, 1)
 
+    def try_skipping(self) -> None:
+        """Send a chunk outside any transaction, which a host has to refuse and to skip (RFC 3030 §2), then RSET.
+
+        One that skips it says so, and 250 to RSET. One that reads it says besides what it makes of a strange command.
+        """
+        self.reset, self.reset_due, self.on_trial = self.answers(), None, True
+        self.pipeline(_UNWANTED_CHUNK + b"RSET\r\n", self.reset, 2)
+
     async def was_reset(self) -> bool:
-        """Whether the host has answered RSET, if that was said or is due, as it should. Raises LinkError."""
-        if self.reset_due:
-            self.say_reset()
+        """Whether the host has answered RSET, if that was said, and what went before it, as it should.
+
+        Raises LinkError.
+        """
         if self.reset is None:
             return True
         answers, self.reset = self.reset, None
-        return 200 <= (await answers.next(self._timeouts.mail)).code < 300
+        if self.on_trial:
+            self.on_trial = False
+            if (await self._reply(answers)).code < 400:
+                return False
+        return 200 <= (await self._reply(answers)).code < 300
+
+    async def _reply(self, answers: Answers) -> Reply:
+        return unless_closing(await answers.next(self._timeouts.mail))
 
     # The end.
 

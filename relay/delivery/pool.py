@@ -23,6 +23,7 @@ from relay.metrics import Metrics
 from relay.queue.attempt import FailureKind, HostFailure, Phase
 
 OUT_OF_STEP_REMEMBERED = timedelta(days=1)
+SKIPPING_REMEMBERED = timedelta(days=1)
 
 
 class ConnectionPool:
@@ -51,6 +52,8 @@ class ConnectionPool:
         self._slots = slots
         self._seats = Seats(slots, idle=lambda target: bool(self._waiting.get(target)))
         self._out_of_step = RememberedHosts(OUT_OF_STEP_REMEMBERED, clock)
+        self._tried = RememberedHosts(SKIPPING_REMEMBERED, clock)
+        self._skipping = RememberedHosts(SKIPPING_REMEMBERED, clock)
         self._metrics = metrics
         self._connection_idle = connection_idle
         self._max_messages = max_messages_per_connection
@@ -137,8 +140,25 @@ class ConnectionPool:
             timeouts=self.timeouts,
             max_recipients=self.max_recipients_per_transaction,
             reused=reused,
+            by_chunk=self._skips(connection),
             on_sent=on_sent,
         )
+
+    def _skips(self, connection: Connection) -> bool:
+        """Whether the host has shown that it skips content that it does not want (RFC 3030 §2).
+
+        Else what somebody else wrote might be taken for commands, were it sent before its recipients are accepted. So
+        each host is tried once a day, ahead of a transaction that need not wait for it.
+        """
+        target, link = connection.target, connection.link
+        if not (link.offered.chunking and link.offered.pipelining):
+            return False
+        if target in self._skipping:
+            return True
+        if connection.clean and link.reset is None and target not in self._tried and target not in self._out_of_step:
+            self._tried.note(target)
+            link.try_skipping()
+        return False
 
     def may_overlap(self, connection: Connection) -> bool:
         """Whether the next transaction may begin before this one is answered (RFC 2920 §3.1).
@@ -154,7 +174,13 @@ class ConnectionPool:
         )
 
     def learn(self, connection: Connection, transaction: Transaction) -> None:
-        """Note how the host bore with a transaction that began before the one ahead was answered."""
+        """Note how the host bore with content in one flight with its envelope, and with transactions that overlap."""
+        if transaction.chunk_lost and not (transaction.hung_up and connection.took_chunk):
+            # As above, one that always hangs up on the first of them is told from one that has had enough for now.
+            self._skipping.forget(connection.target)
+        if transaction.skipped:
+            self._skipping.note(connection.target)
+        connection.took_chunk = connection.took_chunk or transaction.chunk_answered
         if not transaction.ahead:
             return
         connection.overlaps = connection.overlaps or transaction.mail_answered

@@ -350,6 +350,13 @@ class SmtpClient(SMTP):
         super().close()
 
 
+def unless_closing(reply: Reply) -> Reply:
+    """Return the reply. Raises LinkError if it is 421: the host says that it closes the connection."""
+    if reply.code == 421:
+        raise LinkError(FailureKind.REPLY, f"the host said {reply}", reply)
+    return reply
+
+
 def broken_off() -> LinkError:
     return LinkError(FailureKind.BROKEN_OFF, "the host closed the connection")
 

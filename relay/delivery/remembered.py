@@ -25,6 +25,9 @@ class RememberedHosts:
         if len(self._until) > _HOSTS:
             self._until.popitem(last=False)
 
+    def forget(self, target: Target) -> None:
+        self._until.pop((target.mx_host, target.address, target.port), None)
+
     def __contains__(self, target: Target) -> bool:
         if not self._until:  # as mostly, and this is asked for each message
             return False

@@ -155,13 +155,13 @@ class Session(Protocol):
         Raises HostError if the host lacks what the message needs (8BITMIME, SMTPUTF8, SIZE) or broke off before
         any recipient was answered. Once all of the message is sent, the next job may send on the same connection
         meanwhile; what becomes of the one says nothing about the other. Cancelling closes the connection, but not
-        before a message that it has all of is answered. `committing` tells whether the final dot is out.
+        before a message that it has all of is answered. `committing` tells whether it has all of this one.
         """
         ...
 
     @property
     def committing(self) -> bool:
-        """True from the final dot until its reply: shutdown waits for these and breaks off the others."""
+        """True from the end of the content to its reply: shutdown waits for these and breaks off the others."""
         ...
 
 

@@ -108,6 +108,9 @@ def build_world(root: Path, stack: ExitStack) -> World:
         ("good.test",),
         **tls(CertificateKind.GOOD, "mx1.good.test"),
         smtpd_recipient_restrictions="check_recipient_access inline:{nobody@good.test=REJECT}, permit",
+        smtpd_data_restrictions="reject_unauth_pipelining",
+        smtpd_forbid_unauth_pipelining="yes",
+        debug_peer_list="127.0.0.0/8",  # each command stands in its log
     )
     bad = postfix(
         "bad", BAD, mx_port, "mx1.bad.test", ("bad.test",), **tls(CertificateKind.SELF_SIGNED, "mx1.bad.test")

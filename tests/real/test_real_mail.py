@@ -1,6 +1,7 @@
 """The main job with real servers on both sides: Postfix, unbound, nginx, swaks, openssl, promtool."""
 
 import re
+import smtplib
 import subprocess
 import uuid
 from email.message import EmailMessage, Message
@@ -105,6 +106,30 @@ def test_the_ndr_of_an_unknown_user_carries_the_remote_reply(world: World) -> No
     assert str(per_recipient["status"]).startswith("5.7.1")
     assert str(per_recipient["remote-mta"]) == "dns; mx1.good.test"
     assert str(per_recipient["diagnostic-code"]).startswith("smtp; 554")
+
+
+@pytest.mark.rfc("3030-2-d", "3030-2-e", "2920-3.1-b")
+def test_content_ahead_of_its_recipients_is_taken_or_skipped(world: World) -> None:
+    """Postfix as the host, which minds pipelining where it has no place, and refuses some of the recipients."""
+    tokens = [_token() for _ in range(12)]
+    body = ".\n..\n.x\n" + "y" * 900 + "\n"
+    for number, token in enumerate(tokens):
+        with smtplib.SMTP("127.0.0.1", world.smtp_port, timeout=30) as client:
+            to = ["nobody@good.test"] * (number % 3 > 0) + ["bob@good.test"] * (number % 3 < 2)
+            client.sendmail("alice@corp.test", to, _mail(token, body).decode())
+    for number, token in enumerate(tokens):
+        if number % 3 < 2:
+            message = world.good.wait_for_mail(Subject(token), "the message")
+            assert message.get_content().rstrip("\n") == body.rstrip("\n")
+        if number % 3 > 0:
+            ndr = world.legacy.wait_for_mail(_ndr_for(token), "the NDR")
+            assert str(_status_fields(ndr)[1]["final-recipient"]) == "rfc822; nobody@good.test"
+    log = world.good.log
+    assert len(re.findall(r"< \S+: BDAT 3 LAST", log)) == 1, "it is asked once to skip what it does not want"
+    assert len(re.findall(r"< \S+: BDAT [0-9]{4} LAST", log)) >= 10
+    assert "improper command pipelining" not in log
+    bodies = [str(message["subject"]) for message in world.good.mailbox()]
+    assert [bodies.count(token) for token in tokens] == [int(number % 3 < 2) for number in range(12)]
 
 
 def _ndr_for(token: str) -> Subject:

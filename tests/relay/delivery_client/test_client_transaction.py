@@ -152,14 +152,6 @@ async def test_e11_a_reply_is_cleaned_before_anybody_sees_it(keywords: tuple[str
         assert result.replies[1].lines == (r"\x1b[2J<script>", r"caf\xe9 \u202e\x00")
 
 
-@pytest.mark.rfc("3030-x-a")
-async def test_e12_chunking_is_not_used() -> None:
-    async with world() as at:
-        await at.send()
-        assert "CHUNKING" in STANDARD_KEYWORDS
-        assert not at.host.messages[0].by_bdat
-
-
 # Refused before there is anything to send.
 
 

@@ -48,7 +48,7 @@ async def test_a_clean_connection_is_used_again(level: Level) -> None:
             assert codes(await at.send(level=level)) == {1: 250}
         (record,) = at.host.sessions
         assert record.verbs().count("MAIL") == 5
-        assert "RSET" not in record.verbs()
+        assert record.verbs().count("RSET") == 1, "once behind content that the host is to skip"
         assert at.metric("pool_connections_opened_total", result="ok") == 1
         assert at.metric("pool_connections_reused_total") == 4
         assert at.metric("pool_open_connections") == 1

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.delivery.dot_stuffing import BareNewlineError, DotStuffer
+from relay.delivery.dot_stuffing import BareNewlineError, DotStuffer, chunk
 
 
 def stuffed(*pieces: bytes) -> bytes:
@@ -56,6 +56,8 @@ def test_f2_nothing_bare_leaves(content: bytes) -> None:
         stuffed(content)
     with pytest.raises(BareNewlineError):
         stuffed(*(content[at : at + 1] for at in range(len(content))))
+    with pytest.raises(BareNewlineError):
+        chunk(content)
 
 
 _LINES = st.lists(st.sampled_from([b"", b".", b"..", b".x", b"x.", b"text", b"\x00\xff"]), max_size=12)
@@ -85,3 +87,10 @@ def test_what_is_sent_has_no_bare_cr_or_lf(parts: list[bytes], size: int) -> Non
         assert b"\r" not in bare
         assert b"\n" not in bare
         assert sent.endswith(b".\r\n")
+
+
+@pytest.mark.rfc("3030-2-e")
+@given(_LINES, st.booleans())
+def test_a_chunk_is_the_content_as_it_is_with_a_crlf_at_its_end(lines: list[bytes], ended: bool) -> None:
+    content = b"\r\n".join(lines) + (b"\r\n" if ended else b"")
+    assert chunk(content) == (content if content.endswith(b"\r\n") or not content else content + b"\r\n")

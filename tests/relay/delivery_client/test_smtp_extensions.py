@@ -13,8 +13,15 @@ def offered(*lines: str) -> Extensions:
 
 
 def test_keywords_are_read_in_any_case() -> None:
-    assert offered("StartTLS", "pipelining", "8bitMIME", "smtputf8", "dsn", "size 1000") == Extensions(
-        starttls=True, pipelining=True, eight_bit_mime=True, smtputf8=True, dsn=True, size=True, max_size=1000
+    assert offered("StartTLS", "pipelining", "Chunking", "8bitMIME", "smtputf8", "dsn", "size 1000") == Extensions(
+        starttls=True,
+        pipelining=True,
+        chunking=True,
+        eight_bit_mime=True,
+        smtputf8=True,
+        dsn=True,
+        size=True,
+        max_size=1000,
     )
 
 
