@@ -2,8 +2,6 @@
 
 from relay.newlines import has_bare_newline
 
-_NO_NEWLINES = bytes(octet for octet in range(256) if octet not in b"\r\n")
-
 
 class BareNewlineError(Exception):
     """Content that was committed holds a bare CR or LF: a fault of ours, and never sent (SMTP smuggling)."""
@@ -20,8 +18,7 @@ class DotStuffer:
         text = self._tail + piece
         # The LF at the start of a tail was checked with its CR. A CR at the very end may still be followed by its LF;
         # `finish` sees to it.
-        of_others = text.startswith(b"\n") + text.endswith(b"\r")
-        if len(text.translate(None, _NO_NEWLINES)) != 2 * text.count(b"\r\n") + of_others:
+        if has_bare_newline(text.removeprefix(b"\n").removesuffix(b"\r")):
             raise BareNewlineError("content with a bare CR or LF")
         self._tail = text[-2:]
         return text.replace(b"\r\n.", b"\r\n..")[2:]
