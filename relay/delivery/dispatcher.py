@@ -121,8 +121,9 @@ class Dispatcher:
         lane = self._lanes.get(destination)
         if lane is None:
             return self._has_room(unproven=not self._slots.proven(destination))
-        most = MAX_HANDED_PROVEN if self._slots.proven(destination) else MAX_HANDED_UNPROVEN
-        return not lane.due and len(lane.jobs) < most
+        if lane.due or len(lane.jobs) >= MAX_HANDED_PROVEN:
+            return False
+        return len(lane.jobs) < MAX_HANDED_UNPROVEN or self._slots.proven(destination)
 
     # The life of the process.
 

@@ -155,18 +155,20 @@ class DeliveryPlan:
         Replies for anybody else are not ours to act on.
         """
         visit = self._present
-        answered = [one for one in visit.offer if one.id in result.replies]
-        taken = False
-        for recipient in answered:
-            taken = self._answer(visit, recipient, result, facts) or taken
-        self._record_session(visit, result, facts)
+        taken, owed = False, list[Recipient]()
+        for recipient in visit.offer:
+            if recipient.id not in result.replies:
+                owed.append(recipient)
+            elif self._answer(visit, recipient, result, facts):
+                taken = True
+        self._record_session(visit, result, facts, owed)
         if result.phase is Phase.END_OF_DATA and result.failure and result.failure.kind not in _LACKS:
             self._leave_in_doubt(visit, result)
         visit.targets.clear()  # the host has answered: for whoever is left the next host is asked
         again: tuple[Recipient, ...] = ()
-        if answered and result.postponed:  # who puts off everyone makes no progress, and is not asked for ever
+        if owed and len(owed) < len(visit.offer):  # who puts off everyone makes no progress, and is not asked for ever
             postponed = frozenset(result.postponed)
-            again = tuple([one for one in visit.offer if one.id in postponed and one.id not in result.replies])
+            again = tuple([one for one in owed if one.id in postponed])
         visit.offer = again
         return taken
 
@@ -286,9 +288,12 @@ class DeliveryPlan:
                 self._outcomes[recipient.id] = _verdict(self._job, recipient, (visit.record,), None)
                 del self._waiting[recipient.id]
 
-    def _record_session(self, visit: _Visit, result: SendResult, facts: SessionFacts) -> None:
+    def _record_session(
+        self, visit: _Visit, result: SendResult, facts: SessionFacts, owed: Sequence[Recipient]
+    ) -> None:
         before = visit.record
         last = list(result.replies.values())[-1:]
+        unanswered = self._unanswered(visit, result, owed) if owed else None
         self._put(
             visit,
             HostAttempt(
@@ -302,16 +307,15 @@ class DeliveryPlan:
                 security=facts.security,
                 tls=facts.tls,
                 reply=last[0] if last else before.reply if before else None,
-                failure=result.failure or self._unanswered(visit, result) or (before.failure if before else None),
+                failure=result.failure or unanswered or (before.failure if before else None),
                 testing_failure=facts.testing_failure,
             ),
         )
 
     @staticmethod
-    def _unanswered(visit: _Visit, result: SendResult) -> HostFailure | None:
+    def _unanswered(visit: _Visit, result: SendResult, owed: Sequence[Recipient]) -> HostFailure | None:
         """The failure of a host that left somebody without an answer, or put off everybody it was offered."""
-        owed = [one for one in visit.offer if one.id not in result.replies]
-        if not owed or (len(owed) < len(visit.offer) and {one.id for one in owed} <= set(result.postponed)):
+        if len(owed) < len(visit.offer) and {one.id for one in owed} <= set(result.postponed):
             return None
         return HostFailure(kind=FailureKind.PROTOCOL, detail="the host gave no answer for the recipient")
 

@@ -219,8 +219,8 @@ class DeliveryWorker:
         message, destination = run.job.message, run.job.destination
         async with self._transport.open(target, destination=destination, size=message.size) as session:
             run.session = session
-            while plan.offer:
-                parcel = Parcel(message=message, recipients=plan.offer, content=self._content(run.job))
+            while offer := plan.offer:
+                parcel = Parcel(message=message, recipients=offer, content=self._content(run.job))
                 result = await session.send(parcel)
                 taken = plan.host_replied(result, session.facts)
                 if run.sessions is not None:

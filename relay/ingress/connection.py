@@ -152,10 +152,10 @@ class Connection(asyncio.BufferedProtocol):
             except Exception as error:  # noqa: BLE001  the top of what the loop calls
                 self._recover(error)
             moved = True
-            if len(self._replies) > _REPLIES_AT_ONCE:
-                self._write_out()
             if self.at_command and not self.input:  # as mostly: nobody need look for another command
                 break
+            if len(self._replies) > _REPLIES_AT_ONCE:
+                self._write_out()
         if not self._tasks:
             self._write_out()
             if moved:  # else the client is waited for since before: the time counts for a whole line

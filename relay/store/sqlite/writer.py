@@ -109,7 +109,9 @@ class Writer:
             raise self._stopped
         self._waiting += 1
         future: asyncio.Future[T] = self._loop.create_future()
-        self._gather(_Write(operation, item, future, size, done), patient)
+        self._gathered.append(_Write(operation, item, future, size, done))
+        if not self._leaving:
+            self._leave(patient)
         return await future
 
     async def close(self) -> None:
@@ -121,10 +123,8 @@ class Writer:
         while self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
-    def _gather(self, write: _Write, patient: bool) -> None:
-        self._gathered.append(write)
-        if self._leaving:
-            return
+    def _leave(self, patient: bool) -> None:
+        """See to it that what is gathered is handed over: in this turn of the loop, or soon if it can wait."""
         if not patient:
             self._leaving = True
             self._loop.call_soon(self._hand_over)
