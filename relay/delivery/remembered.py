@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from datetime import datetime, timedelta
 
-from policy.names import IPAddress
 from relay.clock import Clock
 from relay.delivery.seam import Target
 
@@ -16,20 +15,20 @@ class RememberedHosts:
     def __init__(self, time: timedelta, clock: Clock) -> None:
         self._time = time
         self._clock = clock
-        self._until: OrderedDict[tuple[str, IPAddress, int], datetime] = OrderedDict()
+        self._until: OrderedDict[tuple[str, str, int], datetime] = OrderedDict()
 
     def note(self, target: Target) -> None:
-        host = (target.mx_host, target.address, target.port)
+        host = (target.mx_host, target.address_text, target.port)
         self._until[host] = self._clock.now() + self._time
         self._until.move_to_end(host)
         if len(self._until) > _HOSTS:
             self._until.popitem(last=False)
 
     def forget(self, target: Target) -> None:
-        self._until.pop((target.mx_host, target.address, target.port), None)
+        self._until.pop((target.mx_host, target.address_text, target.port), None)
 
     def __contains__(self, target: Target) -> bool:
         if not self._until:  # as mostly, and this is asked for each message
             return False
-        until = self._until.get((target.mx_host, target.address, target.port))
+        until = self._until.get((target.mx_host, target.address_text, target.port))
         return until is not None and self._clock.now() < until

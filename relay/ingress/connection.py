@@ -152,7 +152,7 @@ class Connection(asyncio.BufferedProtocol):
             except Exception as error:  # noqa: BLE001  the top of what the loop calls
                 self._recover(error)
             moved = True
-            if self.at_command and not self.input:  # as mostly: nobody need look for another command
+            if not self.input:  # as mostly
                 break
             if len(self._replies) > _REPLIES_AT_ONCE:
                 self._write_out()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from relay import events
-from relay.ingress.connection import GoodbyeError
+from relay.ingress.connection import GoodbyeError, Take
 from relay.ingress.envelope import EnvelopeConnection, Transaction
 from relay.ingress.framing import EndOfData
 from relay.ingress.intake import STORE_FAILED, TOO_LARGE, Intake, store_refusal
@@ -71,18 +71,20 @@ class TransferConnection(EnvelopeConnection):
         if size > 2 * self.shared.settings.max_message_size:
             raise self._too_large(transaction)
         self._chunk_left = size
+        self.take = take = self._chunk_taker(transaction, size, last=match[2] is not None)
+        if not size:  # nothing comes for which it would be asked
+            take()
+
+    def _chunk_taker(self, transaction: Transaction | None, size: int, *, last: bool) -> Take:
         if transaction is None:
-            refusal = "503 5.5.1 Send MAIL first"
-        elif transaction.failed:
-            refusal = "503 5.5.1 A chunk has failed, send RSET"
-        elif not transaction.recipients:
-            refusal = "554 5.5.1 No valid recipients"
-        else:
-            intake = transaction.intake or self._open_intake(transaction)
-            ended = self._message_ended if match[2] else partial(self._chunk_ended, size)
-            self.take = partial(self._take_chunk, transaction, intake, ended)
-            return
-        self.take = partial(self._drop_chunk, refusal)
+            return partial(self._drop_chunk, "503 5.5.1 Send MAIL first")
+        if transaction.failed:
+            return partial(self._drop_chunk, "503 5.5.1 A chunk has failed, send RSET")
+        if not transaction.recipients:
+            return partial(self._drop_chunk, "554 5.5.1 No valid recipients")
+        intake = transaction.intake or self._open_intake(transaction)
+        ended = self._message_ended if last else partial(self._chunk_ended, size)
+        return partial(self._take_chunk, transaction, intake, ended)
 
     def _take_chunk(self, transaction: Transaction, intake: Intake, ended: "_Ended") -> bool:
         if intake.full:
