@@ -79,7 +79,9 @@ class Content:
 
     def finish(self) -> bytes:
         """Return the last octets to keep; the content then ends with CRLF (a BDAT message may not have)."""
-        last = self._take(self._line_ends.finish())
+        last = self._line_ends.finish()
+        if last:
+            last = self._take(last)
         if not self._ends_line:
             last += self._take(b"\r\n")
         self._header.finish()
