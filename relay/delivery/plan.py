@@ -47,6 +47,9 @@ class DeliveryPlan:
     host that did not come to an answer is tried at its next address first. `failure` says why there are no hosts.
     """
 
+    _visit: _Visit | None = None
+    _tries = 0
+
     def __init__(self, job: Job, hosts: Iterable[Host], failure: HostFailure | None = None) -> None:
         self._job = job
         self._waiting = {recipient.id: recipient for recipient in job.recipients}
@@ -54,8 +57,6 @@ class DeliveryPlan:
         self._deferrals: dict[int, int] = {}
         self._hosts = deque(hosts)
         self._failure = failure
-        self._visit: _Visit | None = None
-        self._tries = 0
         self._records: list[HostAttempt] = []
         self._refused: dict[str, Host] = {}
         self._uncontacted: list[Host] = []

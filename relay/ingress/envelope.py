@@ -1,7 +1,6 @@
 """The envelope of a mail transaction: MAIL and RCPT (RFC 5321 §3.3), with what each client may say in them."""
 
 import re
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from relay import events
@@ -25,20 +24,21 @@ _FROM = re.compile(rb"(?i)FROM: *")
 _TO = re.compile(rb"(?i)TO: *")
 
 
-@dataclass(slots=True)
 class Transaction:
     """A mail transaction (RFC 5321 §3.3): from MAIL to the end of its content, RSET or EHLO.
 
     `intake` is there from the first BDAT on. `failed`: a chunk was refused, and only RSET helps (RFC 3030 §2).
     """
 
-    reverse_path: Path
-    parameters: MailParameters
     queue_id: str = ""
-    recipients: list[NewRecipient] = field(default_factory=list)
     refused: int = 0
     intake: Intake | None = None
     failed: bool = False
+
+    def __init__(self, reverse_path: Path, parameters: MailParameters) -> None:
+        self.reverse_path = reverse_path
+        self.parameters = parameters
+        self.recipients: list[NewRecipient] = []
 
 
 class EnvelopeConnection(IdentifiedConnection):

@@ -10,7 +10,6 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -37,15 +36,23 @@ _PATIENCE_SECONDS = 0.01
 """How long a write that can wait does so; under load the next one that cannot comes before."""
 
 
-@dataclass(slots=True, eq=False)
 class _Write:
-    operation: JointOperation[Any, Any]
-    item: Any
-    future: asyncio.Future[Any]
-    size: int
-    done: Callable[[Any, bool], None] | None
     result: Any = None
     error: StoreError | None = None
+
+    def __init__(
+        self,
+        operation: JointOperation[Any, Any],
+        item: Any,
+        future: asyncio.Future[Any],
+        size: int,
+        done: Callable[[Any, bool], None] | None,
+    ) -> None:
+        self.operation = operation
+        self.item = item
+        self.future = future
+        self.size = size
+        self.done = done
 
 
 class Writer:
