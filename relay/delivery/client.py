@@ -15,10 +15,10 @@ from typing import TypeVar
 from policy.names import IPAddress, parse_address_literal
 from policy.requirement import Level, MxMatch, Requirement, ResultType
 from policy.tls import TlsContexts, describe_session
-from policy.tls_facts import TlsFailure
+from policy.tls_facts import TlsFailure, TlsSession
 from relay.clock import Clock
 from relay.delivery.commands import REQUIRETLS_MISSING
-from relay.delivery.host_failures import host_failure, no_starttls, tls_failure
+from relay.delivery.host_failures import host_failure, no_starttls, refuses_ehlo, tls_failure
 from relay.delivery.link import QUIT_LIMIT, Link
 from relay.delivery.negotiation import UNTOLD, Countable, Negotiation
 from relay.delivery.protocol import LinkError
@@ -156,7 +156,7 @@ class Connector:
             kind = error.failure.kind
             failed = None if kind.dane or kind.route else tls_failure(error)
             noted, ends = mismatch or failed, error.ends
-            if failed is None:
+            if failed is None and not refuses_ehlo(error):  # without a policy HELO would be tried as well
                 error.testing_failure = noted
                 raise
         else:
@@ -225,7 +225,9 @@ class Connector:
         except LinkError as error:
             link.leave()
             ends = link.ends(target.address) if self._counts_sessions else UNTOLD
-            failed = HostError(host_failure(error, requirement), link.phase, ends=ends)
+            failed = HostError(
+                host_failure(error, requirement), link.phase, tls=_described(link.established), ends=ends
+            )
             observer.ended(failed)
             raise failed from error
         except BaseException:
@@ -339,7 +341,11 @@ def _security(requirement: Requirement) -> Security:
 
 
 def _facts(link: Link, security: Security) -> SessionFacts:
-    return SessionFacts(security=security, tls=describe_session(link.tls) if link.tls else None)
+    return SessionFacts(security=security, tls=_described(link.tls))
+
+
+def _described(session: ssl.SSLObject | None) -> TlsSession | None:
+    return describe_session(session) if session else None
 
 
 def _established(connection: Connection, day: date) -> Countable | None:
@@ -358,11 +364,15 @@ def _established(connection: Connection, day: date) -> Countable | None:
 
 
 def _failed(requirement: Requirement, error: HostError, day: date) -> Countable | None:
-    """Return what is to be counted where TLS failed, now or before, or mode testing has to tell (RFC 8460 §4.3.4)."""
+    """Return what is to be counted where TLS failed, now or before, or mode testing has to tell (RFC 8460 §4.3.4).
+
+    A session that is refused only within TLS was a good one.
+    """
     failure = error.failure
     if requirement.demands_tls and failure.tls is None:
         failure = replace(failure, tls=tls_failure(error))
     waived = error.testing_failure or error.conceded_for
-    if failure.tls is None and waived is None:
+    if failure.tls is None and waived is None and error.tls is None:
         return None
-    return Countable(Negotiation(day=day, failure=failure, waived=waived, ends=error.ends))
+    spoilt = None if failure.tls is None and error.tls is not None else failure
+    return Countable(Negotiation(day=day, failure=spoilt, waived=waived, ends=error.ends))

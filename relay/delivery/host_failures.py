@@ -51,10 +51,14 @@ def _as_failure(error: LinkError) -> HostFailure:
     return HostFailure(kind=error.kind, detail=error.detail, reply=error.reply)
 
 
+def refuses_ehlo(error: HostError) -> bool:
+    reply = error.failure.reply
+    return error.phase is Phase.EHLO and reply is not None and reply.permanent
+
+
 def tls_failure(error: HostError) -> TlsFailure | None:
     """Return what of TLS failed, if that is what failed: a host that knows no EHLO offers no STARTTLS either."""
-    reply = error.failure.reply
-    if error.phase is Phase.EHLO and reply is not None and reply.permanent:
+    if refuses_ehlo(error) and error.tls is None:
         return no_starttls("the host refuses EHLO")
     return error.failure.tls
 

@@ -233,6 +233,11 @@ class Link:
         return None if transport is None else cast("ssl.SSLObject | None", transport.get_extra_info("ssl_object"))
 
     @property
+    def established(self) -> ssl.SSLObject | None:
+        """The TLS session that was as its requirement demands, also when the connection is closed."""
+        return self._checked
+
+    @property
     def ready(self) -> bool:
         """Whether the commands of a transaction may be written, if need be before the one before it is answered."""
         protocol = self._protocol

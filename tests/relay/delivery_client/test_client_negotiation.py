@@ -12,7 +12,7 @@ from relay.delivery.negotiation import UNTOLD, Countable, Ends, Negotiation
 from relay.delivery.seam import HostError, Target
 from relay.delivery.timeouts import Timeouts
 from relay.lab.ca import CertificateKind
-from relay.lab.mx_behaviour import DROP, Answer, Handshake, MxBehaviour, closing
+from relay.lab.mx_behaviour import DROP, Answer, Handshake, Moment, MxBehaviour, closing
 from relay.lab.mx_behaviour import Phase as Say
 from relay.queue.attempt import FailureKind
 
@@ -139,6 +139,24 @@ async def test_a_host_that_refuses_ehlo_offers_no_starttls() -> None:
             told = found.waived or (found.failure and found.failure.tls)
             assert told
             assert told.result_type is ResultType.STARTTLS_NOT_SUPPORTED
+
+
+@pytest.mark.rfc("8460-4.2-a")
+@pytest.mark.parametrize("reply", ["502 5.5.1 what?", "421 4.3.2 too busy", "554 5.7.1 not you"])
+@pytest.mark.parametrize("level", LEVELS)
+async def test_what_a_host_refuses_within_tls_says_nothing_against_tls(level: Level, reply: str) -> None:
+    def within_tls(moment: Moment) -> str | None:
+        return reply if moment.secured else None
+
+    behaviour = MxBehaviour(replies={Say.EHLO: within_tls, Say.HELO: within_tls})
+    async with world(behaviour, counts_sessions=True) as at:
+        found = await negotiation(at, target(at, level))
+        assert (found.failure, found.waived) == (None, None)
+        with pytest.raises(HostError) as caught:
+            await at.pool.open(target(at, level), destination=DESTINATION, size=LONG).__aenter__()
+        assert caught.value.tls is not None
+        assert caught.value.tls.version == "TLSv1.3"
+        assert caught.value.testing_failure is None
 
 
 async def test_plaintext_because_tls_failed_a_while_ago_is_no_negotiation() -> None:
