@@ -253,8 +253,8 @@ class Transaction:
         """Take in the reply to all of the content."""
         self._phase = Phase.END_OF_DATA
         reply = await self._answers.next(self._timeouts.data_end)
-        self._in_doubt = False
         self._decide(reply, taken=_is_completion(reply))
+        self._in_doubt = False
         if reply.code == 421:
             self._link.retire()
         if self._chunk is not None:

@@ -430,7 +430,7 @@ async def test_too_many_recipients_go_in_the_next_transaction() -> None:
 
 
 @pytest.mark.rfc("5321-3.8-c", "3464-4.3-a")
-@pytest.mark.parametrize("ends", [DROP, RESET, raw(b"gibberish\r\n"), raw(b"250 ok\n")], ids=repr)
+@pytest.mark.parametrize("ends", [DROP, RESET, raw(b"gibberish\r\n"), raw(b"250 ok\n"), raw(b"354 go\r\n")], ids=repr)
 @pytest.mark.parametrize("phase", ["RCPT", "END_OF_DATA"])
 async def test_without_a_reply_to_all_of_it_nobody_knows_whether_the_host_keeps_it(phase: str, ends: Answer) -> None:
     async with world(odd_replies(**{phase: ends})) as at:

@@ -382,6 +382,7 @@ async def test_e6_a_421_to_data_or_its_end(keywords: tuple[str, ...]) -> None:
         pytest.param(raw(b"250 ok\r\n554 no\r\n"), FailureKind.PROTOCOL, id="two replies"),
         pytest.param(raw(b"550-no\r\n250 ok\r\n"), FailureKind.PROTOCOL, id="mixed"),
         pytest.param(raw(b"999 ok\r\n"), FailureKind.PROTOCOL, id="9yz"),
+        pytest.param(raw(b"354 go on\r\n"), FailureKind.PROTOCOL, id="3yz"),
     ],
 )
 @pytest.mark.rfc("5321-4.5.3.2-g", "5321-4.5.3.2-h", "3464-4.3-a")
