@@ -262,11 +262,11 @@ class Link:
         """Return where the replies to one transaction are to come."""
         return Answers(self._connected())
 
-    def pipeline(self, commands: bytes, answers: Answers, replies: int, *, content: bytes | None = None) -> bool:
-        """Write commands that owe so many replies, the last of them BDAT if `content` is to follow it.
+    def pipeline(self, commands: bytes, answers: Answers, replies: int) -> bool:
+        """Write commands, a chunk with its BDAT included, that owe so many replies; return whether that was done.
 
-        Return whether all of it is on its way. The one door for mail: raises UnprotectedError. On a connection that
-        is lost nothing is written; waiting for a reply tells why.
+        The one door for mail: raises UnprotectedError. On a connection that is lost nothing is written; waiting for a
+        reply tells why.
         """
         protocol = self._connected()
         if not protocol.usable:
@@ -274,10 +274,6 @@ class Link:
         self._demand_protection()
         protocol.expect(answers, replies)
         protocol.write(commands)
-        if content is not None:
-            protocol.write(content)
-            answers.content_end = protocol.written
-            self.reset_due = answers
         return True
 
     async def stream(self, content: bytes) -> None:

@@ -139,7 +139,7 @@ class Transaction:
         if self._link.reset_due is not None:
             self._link.say_reset()
         if self._chunk is not None:
-            self._send_all(b"".join(commands), chunk(self._chunk), len(commands) + 1)
+            self._send_all(commands, chunk(self._chunk))
         elif self._offered.pipelining:
             # RFC 2920 §3.1: DATA is the last of its group. Replies are read while this is still being written.
             self._link.pipeline(b"".join(commands) + b"DATA\r\n", self._answers, len(commands) + 1)
@@ -164,12 +164,13 @@ class Transaction:
         else:
             await self._send_data()
 
-    def _send_all(self, commands: bytes, content: bytes, replies: int) -> None:
+    def _send_all(self, commands: Sequence[bytes], content: bytes) -> None:
         """Send envelope and content at once. Behind another message, who comes next waits until that is answered."""
         if not self.ahead:
             self._leave_to_next()
-        commands += b"BDAT %d LAST\r\n" % len(content)
-        self._in_doubt = self.committing = self._link.pipeline(commands, self._answers, replies, content=content)
+        flight = b"".join([*commands, b"BDAT %d LAST\r\n" % len(content), content])
+        self._in_doubt = self.committing = self._link.pipeline(flight, self._answers, len(commands) + 1)
+        self._link.reset_due = self._answers
 
     async def _send_data(self) -> None:
         reply = await self._answer(b"DATA\r\n", Phase.DATA, self._timeouts.data)

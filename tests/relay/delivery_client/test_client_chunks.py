@@ -554,6 +554,30 @@ async def test_content_taken_without_recipients_is_no_answer() -> None:
         assert codes(await send(at)) == {1: 250}
 
 
+async def test_content_taken_after_a_refused_mail_is_no_answer_either() -> None:
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_and_skip(reader, writer)
+        await read_chunk(reader)
+        await say(writer, "550 no\r\n503 no\r\n250 taken\r\n")
+        await reader.read()
+
+    async def by_data(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await greet(reader, writer, *OFFERS)
+        heard.append(await reader.readuntil(b"DATA\r\n"))
+        await say(writer, "250 ok\r\n250 ok\r\n354 go\r\n")
+        await reader.readuntil(b"\r\n.\r\n")
+        await say(writer, "250 taken\r\n")
+
+    async with world(server=closes_then_good(serve, by_data), connections=1) as at:
+        await prove(at)
+        result = await send(at)
+        assert (codes(result), result.failure) == ({1: 550}, None)
+        assert codes(await send(at)) == {1: 250}
+        assert b"BDAT" not in heard[0], "it is not trusted with content any more"
+
+
 async def test_a_refused_rset_leaves_the_one_behind_in_doubt() -> None:
     """Who says the rest is not known then: the host might have read what it should have skipped."""
 
