@@ -5,7 +5,6 @@ some to spare, they are told other bounds. What is taken from one is given to an
 that it has let go of it, so that all together never have more than the bound.
 """
 
-from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -42,26 +41,6 @@ class Report:
     heard: int
     total: Demand
     named: Mapping[str, Demand]
-
-
-@dataclass(slots=True)
-class HeardBounds:
-    """The numbers of the bounds that a process has heard, and when.
-
-    Bounds are kept to once the connections that were idle under those before them are closed, as no slot counts these.
-    """
-
-    _kept: int = 0
-    _recent: deque[tuple[float, int]] = field(default_factory=deque)
-
-    def add(self, number: int, now: float) -> None:
-        self._recent.append((now, number))
-
-    def kept_since(self, then: float) -> int:
-        """Return the number of the last bounds that were heard by then; 0 if there are none."""
-        while self._recent and self._recent[0][0] <= then:
-            self._kept = self._recent.popleft()[1]
-        return self._kept
 
 
 @dataclass(slots=True)

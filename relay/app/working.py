@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from relay.app.dying import die_with_parent
 from relay.app.line import Line
 from relay.app.part import Part
 from relay.app.relay import CANNOT_START, Relay, running
-from relay.app.shares import HeardBounds, Report
+from relay.app.shares import Report
 from relay.config import from_json
 from relay.config.quantities import HostPort
 from relay.delivery.slot_table import Demand, SlotSettings
@@ -50,7 +50,8 @@ class Worker:
         self._stop = asyncio.Event()
         self._why = "the parent says so"
         self._relay: Relay | None = None
-        self._heard = HeardBounds()
+        self._bounds_kept = 0
+        self._bounds_heard: deque[tuple[int, list[asyncio.Future[None]]]] = deque()
 
     async def run(self, sockets: tuple[socket.socket, ...]) -> None:
         """Work until told to stop, or until a queue file that is only to be emptied is empty."""
@@ -67,7 +68,8 @@ class Worker:
                 task.cancel()
 
     async def _work(self, group: asyncio.TaskGroup, orders: Orders, sockets: tuple[socket.socket, ...]) -> None:
-        settings, slots = from_json(orders.settings), self._slots(orders.bounds)
+        settings, slots = from_json(orders.settings), SlotSettings(**orders.bounds["settings"])
+        self._bounds_kept = orders.bounds["number"]
         self._logs.configure(settings.log.format, settings.log.level)
         part = Part(number=self._number, sockets=sockets, slots=slots)
         async with running(settings, part) as relay:
@@ -99,7 +101,8 @@ class Worker:
             case "begin":
                 self._orders.set_result(Orders(**value))
             case "bounds" if self._relay is not None:
-                self._relay.bound(self._slots(value))
+                closing = self._relay.bound(SlotSettings(**value["settings"]))
+                self._bounds_heard.append((value["number"], closing))
             case "stop":
                 self._end("the parent says so")
 
@@ -125,10 +128,6 @@ class Worker:
             self._logs.configure(settings.log.format, settings.log.level)
         return done
 
-    def _slots(self, bounds: Mapping[str, Any]) -> SlotSettings:
-        self._heard.add(bounds["number"], time.monotonic())
-        return SlotSettings(**bounds["settings"])
-
     # What the parent hears.
 
     async def _beat(self) -> None:
@@ -147,9 +146,10 @@ class Worker:
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _report_now(self, relay: Relay) -> Report:
+        while self._bounds_heard and all(closed.done() for closed in self._bounds_heard[0][1]):
+            self._bounds_kept = self._bounds_heard.popleft()[0]
         total, named = relay.demand()
-        idle = relay.settings.delivery.connection_idle.total_seconds()
-        return Report(heard=self._heard.kept_since(time.monotonic() - idle), total=total, named=named)
+        return Report(heard=self._bounds_kept, total=total, named=named)
 
     async def _look_whether_drained(self, relay: Relay) -> None:
         while not await relay.drained():  # noqa: ASYNC110  the command line may be what empties it

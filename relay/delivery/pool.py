@@ -73,6 +73,14 @@ class ConnectionPool:
             prompt=size <= BLOCK,
         )
 
+    def leave_idle(self) -> "list[asyncio.Future[None]]":
+        """Leave the connections that wait for mail; return what is done once they are closed (QUIT_LIMIT at most)."""
+        idle = [connection for waiting in self._waiting.values() for connection in waiting]
+        for connection in idle:
+            self._take_out(connection)
+            connection.link.leave()
+        return [connection.link.closed for connection in idle]
+
     async def close(self) -> None:
         """Leave all connections, with QUIT to those that wait for mail; bounded by QUIT_LIMIT."""
         self._closing = True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from relay.delivery.client import Connection
 from relay.delivery.seam import HostError, Parcel, SendResult, SessionFacts, Target
 from relay.delivery.seats import Seat, Seats
-from relay.delivery.slots import GaveWayError, Slots
+from relay.delivery.slots import GaveWayError, Slot, Slots
 from relay.delivery.transaction import LapsedError, Transaction
 from relay.queue.attempt import FailureKind, HostFailure, Phase
 
@@ -152,8 +152,12 @@ class LentSession:
             if seat.sender is self and connection and connection.link.ready and self._pool.may_overlap(connection):
                 self._seats.offer(seat)
             return
-        if seat.connection is not None and not self._pool.may_keep(seat.connection):
+        if seat.connection is not None and not self._may_keep(seat.connection, seat.slot):
             seat.connection.link.leave()
             seat.connection = None
         if not self._seats.vacate(seat) and seat.connection is not None:
             self._pool.keep(seat.connection)
+
+    def _may_keep(self, connection: Connection, slot: Slot) -> bool:
+        """Whether it may carry more; one too many for its host is closed, for idle ones count nowhere."""
+        return self._pool.may_keep(connection) and not self._slots.exceeded(slot)

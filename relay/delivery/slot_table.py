@@ -55,6 +55,14 @@ class SlotSettings:
         """How many connections a recipient domain or an MX host may have."""
         return self.named.get(name, self.max_connections_per_destination)
 
+    def lower_than(self, other: "SlotSettings") -> bool:
+        """Whether any of these bounds is lower than it is there."""
+        return (
+            self.max_connections < other.max_connections
+            or self.max_connections_per_destination < other.max_connections_per_destination
+            or any(self.most(name) < other.most(name) for name in self.named.keys() | other.named.keys())
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:

@@ -83,11 +83,12 @@ class Slots:
         self._longest_line = 0
         self._last_first = False
 
-    def use(self, settings: SlotSettings) -> None:
-        """Go on under new bounds, at any time; slots that are held are kept."""
-        self._table.settings = settings
+    def use(self, settings: SlotSettings) -> bool:
+        """Go on under new bounds, at any time; slots that are held are kept. Return whether a bound is lower now."""
+        before, self._table.settings = self._table.settings, settings
         self._admit(self._proven)
         self._admit(self._unproven)
+        return settings.lower_than(before)
 
     def demand(self) -> tuple[Demand, dict[str, Demand]]:
         """What is in use, in all and by the names whose bound matters, for whoever shares the bounds out."""
@@ -164,6 +165,10 @@ class Slots:
             return True
         if self._table.full and (self._proven or self._unproven):
             return True
+        return self.exceeded(slot)
+
+    def exceeded(self, slot: Slot) -> bool:
+        """Whether its destination or its host has more than it may have by now."""
         return self._table.exceeded(slot.destination, slot.mx_host, self._timer())
 
     def take(self, destination: str, mx_host: str) -> Slot | None:

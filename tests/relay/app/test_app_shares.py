@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relay.app.part import part_of
 from relay.app.restarts import Restarts
-from relay.app.shares import Allotment, Bounds, HeardBounds, Limits, Report
+from relay.app.shares import Allotment, Bounds, Limits, Report
 from relay.config import Settings
 from relay.delivery.slot_table import Demand
 
@@ -192,14 +192,6 @@ def test_who_leaves_leaves_his_part_to_the_others() -> None:
     world.settle()
     settings = world.processes[0].bounds.settings
     assert (settings.max_connections, settings.most("a.test")) == (40, 20)
-
-
-def test_bounds_are_kept_to_when_idle_connections_are_closed() -> None:
-    heard = HeardBounds()
-    assert heard.kept_since(100.0) == 0
-    heard.add(4, 10.0)
-    heard.add(7, 12.0)
-    assert [heard.kept_since(then) for then in (9.0, 10.0, 11.0, 12.0, 99.0)] == [0, 4, 4, 7, 7]
 
 
 def test_restarts_are_at_once_then_ever_later() -> None:

@@ -4,7 +4,9 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -338,6 +340,28 @@ async def test_new_bounds_let_waiters_in() -> None:
     assert log == ["+a.test", "+b.test", "+c.test"]
     gate.set()
     await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "lower"),
+    [
+        ({}, False),
+        ({"max_connections": 39}, True),
+        ({"max_connections": 41}, False),
+        ({"max_connections_per_destination": 3}, True),
+        ({"named": {"a.test": 3}}, True),
+        ({"named": {"a.test": 5}}, False),
+        ({"named": {"a.test": 5, "b.test": 3}}, True),
+        ({"max_connections_per_destination": 5}, False),
+    ],
+)
+def test_bounds_are_lower_where_any_of_them_is(bounds: dict[str, Any], lower: bool) -> None:
+    assert replace(SETTINGS, **bounds).lower_than(SETTINGS) is lower
+
+
+def test_a_bound_of_its_own_that_ends_may_be_a_lower_one() -> None:
+    assert SETTINGS.lower_than(replace(SETTINGS, named={"a.test": 9}))
+    assert not SETTINGS.lower_than(replace(SETTINGS, named={"a.test": 2}))
 
 
 async def test_bounds_of_single_destinations_and_hosts_can_be_lowered_and_raised_at_run_time() -> None:

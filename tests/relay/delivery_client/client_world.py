@@ -64,13 +64,14 @@ def codes(result: SendResult) -> dict[int, int]:
 
 @dataclass(slots=True, kw_only=True)
 class World:
-    """A pool, and one host for it. `registry` is where the pool's metrics are."""
+    """A pool, and one host for it. `registry` is where the pool's metrics are, `slots` are those it goes by."""
 
     ca: LabCA
     clock: ManualClock
     registry: CollectorRegistry
     pool: ConnectionPool
     connector: Connector
+    slots: Slots
     host: LabMx
     port: int
 
@@ -157,7 +158,16 @@ async def world(
             max_idle=max_idle,
         )
         async with _listening(host, server) as port:
-            yield World(ca=ca, clock=clock, registry=registry, pool=pool, connector=connector, host=host, port=port)
+            yield World(
+                ca=ca,
+                clock=clock,
+                registry=registry,
+                pool=pool,
+                connector=connector,
+                slots=slots,
+                host=host,
+                port=port,
+            )
             await pool.close()
 
 

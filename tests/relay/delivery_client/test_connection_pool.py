@@ -27,6 +27,7 @@ from client_world import (
 from policy.requirement import Level, MxMatch
 from relay.delivery.pool import ConnectionPool
 from relay.delivery.seam import HostError, Parcel, Target, Transport
+from relay.delivery.slot_table import SlotSettings
 from relay.lab.ca import CertificateKind
 from relay.lab.mx_behaviour import DROP, HANG, RESET, STANDARD_KEYWORDS, Answer, MxBehaviour, closing, only_first, raw
 from relay.lab.mx_behaviour import Phase as Say
@@ -163,6 +164,31 @@ async def test_a_connection_that_nobody_wants_is_left_with_quit() -> None:
         await until(lambda: at.metric("pool_open_connections") == 0)
         await at.send()
         assert len(at.host.sessions) == 2
+
+
+async def test_idle_connections_can_be_left_all_at_once() -> None:
+    async with world() as at:
+        async with at.open() as one, at.open() as two:
+            await one.send(parcel())
+            await two.send(parcel())
+        closing = at.pool.leave_idle()
+        assert len(closing) == 2
+        async with asyncio.timeout(5):
+            await asyncio.gather(*closing)
+        assert [record.verbs()[-1] for record in await at.host.ended.wait_for(2)] == ["QUIT"] * 2
+        assert at.pool.leave_idle() == []
+        assert codes(await at.send()) == {1: 250}
+
+
+async def test_what_is_above_a_lowered_bound_is_closed_as_it_becomes_idle() -> None:
+    async with world(connections=3) as at:
+        async with at.open() as one, at.open() as two, at.open() as three:
+            for session in (one, two, three):
+                await session.send(parcel())
+            assert at.slots.use(SlotSettings(max_connections_per_destination=3, named={MX: 1}))
+        await at.host.ended.wait_for(2)
+        await until(lambda: at.metric("pool_open_connections") == 1)
+        assert not at.slots.use(SlotSettings(max_connections_per_destination=3))
 
 
 async def test_waiting_starts_anew_with_each_use() -> None:
