@@ -25,13 +25,10 @@ from policy.tls import describe_session
 from relay.delivery.extensions import Extensions, parse_extensions, peer_name
 from relay.delivery.negotiation import Ends
 from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off, unless_closing
-from relay.delivery.seam import LinkObserver, Login, NullLinkObserver
+from relay.delivery.seam import BLOCK, LinkObserver, Login, NullLinkObserver
 from relay.delivery.timeouts import Timeouts
 from relay.queue.attempt import FailureKind, Phase
 from relay.status import Reply
-
-BLOCK = 64 * 1024
-"""Octets of content written at once, and about what a connection buffers."""
 
 QUIT_LIMIT = timedelta(seconds=5)
 

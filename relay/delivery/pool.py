@@ -11,9 +11,8 @@ from datetime import timedelta
 from relay import events
 from relay.clock import Clock
 from relay.delivery.client import Concession, Connection, Connector
-from relay.delivery.link import BLOCK
 from relay.delivery.remembered import RememberedHosts
-from relay.delivery.seam import HostError, Parcel, Target
+from relay.delivery.seam import BLOCK, HostError, Parcel, Target
 from relay.delivery.seats import Seats
 from relay.delivery.session import LentSession
 from relay.delivery.slots import Slots

@@ -49,6 +49,10 @@ class Target:
         return self._hash
 
 
+BLOCK = 64 * 1024
+"""Octets of content written at once, and about what a connection buffers. What is no more is handed over whole."""
+
+
 @value
 class Parcel:
     """One message for some recipients of one domain. Content is bytes, or a function that streams it anew."""

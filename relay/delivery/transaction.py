@@ -13,9 +13,9 @@ from datetime import timedelta
 
 from relay.delivery.commands import mail_command, needs_smtputf8, rcpt_command, unmet_need
 from relay.delivery.dot_stuffing import DotStuffer, chunk
-from relay.delivery.link import BLOCK, Link
+from relay.delivery.link import Link
 from relay.delivery.protocol import LinkError, unless_closing
-from relay.delivery.seam import HostError, Parcel, SendResult
+from relay.delivery.seam import BLOCK, HostError, Parcel, SendResult
 from relay.delivery.timeouts import Timeouts
 from relay.queue.attempt import FailureKind, HostFailure, Phase
 from relay.queue.message import Recipient

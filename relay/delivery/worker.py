@@ -18,12 +18,12 @@ from relay.delivery.notices import NoticeWriter
 from relay.delivery.plan import DeliveryPlan, verdicts
 from relay.delivery.policy_record import policy_id
 from relay.delivery.route import Router
-from relay.delivery.seam import HostError, Parcel, Session, Target, Transport
+from relay.delivery.seam import BLOCK, HostError, Parcel, Session, Target, Transport
 from relay.delivery.session_results import reported_domain
 from relay.delivery.slots import Slots
 from relay.delivery.tally import Tally
 from relay.queue.attempt import Attempt, FailureKind, HostFailure
-from relay.queue.message import HoldReason, Job, NewMessage
+from relay.queue.message import HoldReason, Job, Message, NewMessage
 from relay.queue.notice import NoticeRequest
 from relay.queue.schedule import ScheduleSettings, retry_after
 from relay.queue.settle import Decision, settle, uncharged
@@ -219,8 +219,9 @@ class DeliveryWorker:
         message, destination = run.job.message, run.job.destination
         async with self._transport.open(target, destination=destination, size=message.size) as session:
             run.session = session
+            content = run.job.content if run.job.content is not None else await self._stored_content(message)
             while offer := plan.offer:
-                parcel = Parcel(message=message, recipients=offer, content=self._content(run.job))
+                parcel = Parcel(message=message, recipients=offer, content=content)
                 result = await session.send(parcel)
                 taken = plan.host_replied(result, session.facts)
                 if run.sessions is not None:
@@ -232,9 +233,11 @@ class DeliveryWorker:
                     run.broken_off = True
                     return
 
-    def _content(self, job: Job) -> bytes | Callable[[], AsyncIterator[bytes]]:
-        """The content: handed over in memory, or to be read from the store once the host wants it."""
-        return job.content if job.content is not None else lambda: self._store.content(job.message.queue_id)
+    async def _stored_content(self, message: Message) -> bytes | Callable[[], AsyncIterator[bytes]]:
+        """The content as the store has it: all of it where that is little, else to be read once the host wants it."""
+        if message.size > BLOCK:
+            return lambda: self._store.content(message.queue_id)
+        return b"".join([piece async for piece in self._store.content(message.queue_id)])
 
     async def _recheck(self, run: _Run, plan: DeliveryPlan, route: Route) -> None:
         """A policy refuses: look it up past our caches, and try at once what another one allows (RFC 8461 §5)."""

@@ -17,9 +17,8 @@ from policy.names import IPAddress
 from policy.requirement import Level, MxMatch, Requirement
 from policy.tls import TlsContexts
 from relay.delivery.client import Connector
-from relay.delivery.link import BLOCK
 from relay.delivery.pool import ConnectionPool
-from relay.delivery.seam import HostError, Parcel, SendResult, Target
+from relay.delivery.seam import BLOCK, HostError, Parcel, SendResult, Target
 from relay.delivery.session import LentSession
 from relay.delivery.slot_table import SlotSettings
 from relay.delivery.slots import Slots

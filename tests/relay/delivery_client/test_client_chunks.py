@@ -24,8 +24,7 @@ from client_world import (
 
 from policy.requirement import Level
 from relay.delivery.dot_stuffing import BareNewlineError
-from relay.delivery.link import BLOCK
-from relay.delivery.seam import HostError, Parcel, SendResult
+from relay.delivery.seam import BLOCK, HostError, Parcel, SendResult
 from relay.lab.gate import Gate
 from relay.lab.mx_behaviour import (
     DROP,
