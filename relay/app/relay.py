@@ -327,13 +327,11 @@ class Relay:
     # What a part is asked and told by the parent.
 
     def bound(self, slots: SlotSettings) -> "list[asyncio.Future[None]]":
-        """Keep to these bounds of connections from now on; return what is done once they are kept to.
-
-        Where one of them is lower than before idle connections are closed, because no slot counts these.
-        """
+        """Keep to these bounds of connections from now on; return what is done once they are kept to."""
         self._bounds = slots
         if not self._slots.use(slots):
             return []
+        # No slot counts an idle connection, and so none may be left under a bound that is lower than before.
         return [closed for outbound in (self._outbound, *self._retired) for closed in outbound.pool.leave_idle()]
 
     def demand(self) -> tuple[Demand, dict[str, Demand]]:

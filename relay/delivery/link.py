@@ -5,11 +5,7 @@ of ssl end here: all that leaves is LinkError, with the foreign error as its cau
 """
 
 import asyncio
-import errno
-import os
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import cast
@@ -23,6 +19,7 @@ from policy.names import IPAddress
 from policy.requirement import Requirement, ResultType
 from policy.tls import describe_session
 from relay.delivery.extensions import Extensions, parse_extensions, peer_name
+from relay.delivery.foreign_errors import translated
 from relay.delivery.negotiation import Ends
 from relay.delivery.protocol import Answers, LinkError, ReplyProtocol, SmtpClient, as_reply, broken_off, unless_closing
 from relay.delivery.seam import BLOCK, LinkObserver, Login, NullLinkObserver
@@ -33,7 +30,6 @@ from relay.status import Reply
 QUIT_LIMIT = timedelta(seconds=5)
 
 _UNWANTED_CHUNK = b"BDAT 3 LAST\r\nX\r\n"
-_OUR_OWN = frozenset({errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM})
 
 
 _DANE_KINDS = {
@@ -104,7 +100,7 @@ class Link:
         if tls is not None:
             self._client.tls_from_start = _named(*tls)
         self._enter(Phase.CONNECT)
-        with self._translated():
+        with translated():
             greeting = await self._client.connect(
                 hostname=str(address),
                 port=port,
@@ -143,7 +139,7 @@ class Link:
         """Return the reply to EHLO; if it is positive, `offered` is what it says. Raises LinkError."""
         self._enter(Phase.EHLO)
         self.offered = Extensions()
-        with self._translated():
+        with translated():
             try:
                 response = await self._client.ehlo(timeout=self._timeouts.ehlo.total_seconds())
             except SMTPHeloError as error:
@@ -157,7 +153,7 @@ class Link:
     async def helo(self) -> Reply:
         """Return the reply to HELO, which offers nothing. Raises LinkError."""
         self.offered = Extensions()
-        with self._translated():
+        with translated():
             try:
                 return as_reply(*await self._client.helo(timeout=self._timeouts.ehlo.total_seconds()))
             except SMTPHeloError as error:
@@ -380,23 +376,6 @@ class Link:
             raise UnprotectedError("verified TLS is demanded, and nobody looked at the certificate")
         if tls.server_hostname != self._requirement.server_name:
             raise UnprotectedError(f"the certificate was checked for {tls.server_hostname}, not for the MX host")
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except TimeoutError as error:
-            raise LinkError(FailureKind.TIMEOUT, "the connection could not be made in time") from error
-        except ConnectionRefusedError as error:
-            raise LinkError(FailureKind.CONNECTION_REFUSED, "the host refused the connection") from error
-        except ConnectionError as error:
-            raise broken_off() from error
-        except OSError as error:
-            kind = FailureKind.INTERNAL if error.errno in _OUR_OWN else FailureKind.CONNECTION_REFUSED
-            detail = os.strerror(error.errno) if error.errno else str(error)
-            raise LinkError(kind, f"no connection: {detail}") from error
-        except (SMTPException, ValueError, TypeError) as error:
-            raise LinkError(FailureKind.INTERNAL, f"no connection: {error}") from error
 
 
 def _named(context: ssl.SSLContext, server_name: str) -> tuple[ssl.SSLContext, str]:

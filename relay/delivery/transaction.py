@@ -107,8 +107,8 @@ class Transaction:
     def _judge(self, error: LinkError) -> None:
         """Say whose fault the end is. What the one ahead met with says nothing about this message.
 
-        What is odd, but for an end that any connection may come to, is blamed on transactions that overlap. After
-        such an end no host goes on with what it was sent; after others it might.
+        What is odd, but for an end that any connection may come to, is blamed on transactions that overlap. Who comes
+        to such an end before the reply to MAIL counts as not having read on; of others nobody knows.
         """
         self.hung_up = _is_hanging_up(error)
         if self.hung_up and (error.reply is not None or not self.mail_answered):
