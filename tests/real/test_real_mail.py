@@ -10,6 +10,8 @@ import pytest
 from real_servers import Postfix, program, wait_until
 from real_world import PASSWORD, World
 
+_CHUNK = re.compile(r"< \S+: BDAT [0-9]{3,} LAST")
+
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real")]
 
 
@@ -111,6 +113,11 @@ def test_the_ndr_of_an_unknown_user_carries_the_remote_reply(world: World) -> No
 @pytest.mark.rfc("3030-2-d", "3030-2-e", "2920-3.1-b")
 def test_content_ahead_of_its_recipients_is_taken_or_skipped(world: World) -> None:
     """Postfix as the host, which minds pipelining where it has no place, and refuses some of the recipients."""
+    for token in (_token() for _ in range(9)):  # one by one, until one has gone like that
+        world.legacy.submit("alice@corp.test", ["bob@good.test"], _mail(token))
+        world.good.wait_for_mail(Subject(token), "the message")
+        if before := len(_CHUNK.findall(world.good.log)):
+            break
     tokens = [_token() for _ in range(12)]
     body = ".\n..\n.x\n" + "y" * 900 + "\n"
     for number, token in enumerate(tokens):
@@ -126,7 +133,7 @@ def test_content_ahead_of_its_recipients_is_taken_or_skipped(world: World) -> No
             assert str(_status_fields(ndr)[1]["final-recipient"]) == "rfc822; nobody@good.test"
     log = world.good.log
     assert len(re.findall(r"< \S+: BDAT 3 LAST", log)) == 1, "it is asked once to skip what it does not want"
-    assert len(re.findall(r"< \S+: BDAT [0-9]{4} LAST", log)) >= 10
+    assert len(_CHUNK.findall(log)) == before + len(tokens), "from then on each message goes like that, and once"
     assert "improper command pipelining" not in log
     bodies = [str(message["subject"]) for message in world.good.mailbox()]
     assert [bodies.count(token) for token in tokens] == [int(number % 3 < 2) for number in range(12)]
